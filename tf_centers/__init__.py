@@ -1,0 +1,27 @@
+"""Running averages of labeled embeddings as TensorFlow graph ops.
+
+`get_embed_centers` mirrors the gather / scatter_sub recipe of center loss (Wen et al., "A
+Discriminative Feature Learning Approach for Deep Face Recognition", ECCV 2016) and returns one
+center per row of a batch; an updater says how the centers move.
+"""
+
+from tf_centers.losses import center_loss
+from tf_centers.nearest import NearestCenters, nearest_centers
+from tf_centers.ops import get_embed_centers, lookup_embed_centers, update_embed_centers
+from tf_centers.updaters import CumulativeMean, ExponentialWindow, WenUpdate
+from tf_centers.variables import EmbedCenters, create_embed_centers
+from tf_centers.version import __version__ as __version__
+
+__all__ = [
+    "CumulativeMean",
+    "EmbedCenters",
+    "ExponentialWindow",
+    "NearestCenters",
+    "WenUpdate",
+    "center_loss",
+    "create_embed_centers",
+    "get_embed_centers",
+    "lookup_embed_centers",
+    "nearest_centers",
+    "update_embed_centers",
+]

@@ -1,0 +1,310 @@
+"""The calls that look centers up and update them: check, weigh, write, read."""
+
+from typing import Any, List, NamedTuple, Optional
+
+import tensorflow.compat.v1 as tf
+
+from tf_centers import checks, variables
+from tf_centers.autograph import as_written
+from tf_centers.grouping import Groups, group_rows, sum_by_group
+from tf_centers.updaters import ExponentialWindow, Updater
+from tf_centers.variables import CentersLike, EmbedCenters
+
+
+@as_written
+def get_embed_centers(
+    embed_batch: Any,
+    label_batch: Any,
+    updater: Optional[Updater] = None,
+    centers: CentersLike = "embed",
+    mask: Any = None,
+    is_training: Any = True,
+    read: str = "after",
+    use_locking: bool = False,
+    validate_args: bool = True,
+    name: Optional[str] = None,
+) -> tf.Tensor:
+    """Moves the centers of a batch's classes and returns the center of each row.
+
+    With row weights `w [B]`, which the updater gives, this does what the recipe
+
+        old  = gather(ctrs, labels)
+        ctrs = scatter_sub(ctrs, labels, w[:, None] * (old - embed))
+        return gather(ctrs, labels)
+
+    means to do, for repeated labels and for ref and resource variables alike. No gradient flows
+    into the returned rows or through the update. Nothing is written before every check of the
+    batch has passed.
+
+    Args:
+      embed_batch: floating `[B, D]`, cast to the dtype of the centers.
+      label_batch: integers `[B]` or `[B, 1]` in [0, C).
+      updater: `CumulativeMean`, `ExponentialWindow` or `WenUpdate`; None is
+        `ExponentialWindow(0.95)`.
+      centers: name of the variable scope that holds `ctrs` (below the current one, else
+        absolute), an `EmbedCenters`, or the variable `ctrs [C, D]` itself. Inside a `tf.function`
+        pass variables.
+      mask: bool `[B]` or None. Rows that are False touch nothing, their labels are not read, and
+        they get their own embedding back as their center.
+      is_training: bool or scalar bool tensor; False looks the centers up and changes nothing.
+      read: "after" returns the rows after the update, "before" as they were. Either way the
+        update has been applied once the result is there.
+      use_locking: not supported yet; must be False.
+      validate_args: False drops the checks at run time.
+      name: name of the scope of the ops.
+
+    Returns:
+      `[B, D]` in the dtype of the centers.
+
+    Raises:
+      TypeError: embeddings that are not floating, labels that are not integers, a mask or an
+        `is_training` that is not bool, an updater that is none.
+      ValueError: shapes known not to fit, missing centers, an unknown `read`.
+      tf.errors.InvalidArgumentError: at run time, for a label out of range or a NaN or Inf in an
+        unmasked row, or shapes that turn out not to fit.
+
+    Example:
+      >>> with tf.variable_scope("embed"):
+      ...     ctrs = tf.get_variable("ctrs", [10, 2], initializer=tf.zeros_initializer())
+      >>> embeds = tf.constant([[1.0, 2.0], [3.0, 4.0]])
+      >>> rows = get_embed_centers(embeds, tf.constant([7, 7]))
+      >>> sess = tf.Session()
+      >>> sess.run(tf.global_variables_initializer())
+      >>> sess.run(rows)
+      array([[0.1975, 0.295 ],
+             [0.1975, 0.295 ]], dtype=float32)
+    """
+    caller = "get_embed_centers"
+    with tf.name_scope(name, caller, [embed_batch, label_batch]):
+        updater = _as_updater(caller, updater)
+        checks.check_choice(caller, "read", read, ("after", "before"))
+        _refuse_locking(caller, use_locking)
+        training = checks.as_switch(caller, "is_training", is_training)
+        needs_counts = training is not False and updater.needs_counts
+        found = variables.find_centers(caller, centers, needs_counts)
+        batch = _check_batch(caller, found, embed_batch, label_batch, mask, validate_args)
+        if training is False:
+            rows = variables.read_rows(found.ctrs, batch.labels)
+        elif training is True:
+            update = _update(caller, found, updater, batch, validate_args)
+            with tf.control_dependencies(update.writes):
+                rows = tf.gather(update.new if read == "after" else update.old, update.index)
+        else:
+            rows = _update_if(caller, training, found, updater, batch, read, validate_args)
+        return _fill_in(batch, rows)
+
+
+@as_written
+def update_embed_centers(
+    embed_batch: Any,
+    label_batch: Any,
+    updater: Optional[Updater] = None,
+    centers: CentersLike = "embed",
+    mask: Any = None,
+    use_locking: bool = False,
+    validate_args: bool = True,
+    name: Optional[str] = None,
+) -> Any:
+    """Moves the centers as `get_embed_centers` does, and returns the op that does it.
+
+    For graphs that look the centers up elsewhere and run the update with their train op.
+
+    Args:
+      embed_batch: floating `[B, D]`, cast to the dtype of the centers.
+      label_batch: integers `[B]` or `[B, 1]` in [0, C).
+      updater: as in `get_embed_centers`.
+      centers: as in `get_embed_centers`.
+      mask: bool `[B]` or None; rows that are False touch nothing.
+      use_locking: not supported yet; must be False.
+      validate_args: False drops the checks at run time.
+      name: name of the scope of the ops.
+
+    Returns:
+      A `tf.Operation`; None where TensorFlow executes eagerly, since the update is done then.
+
+    Raises:
+      TypeError, ValueError, tf.errors.InvalidArgumentError: as `get_embed_centers`.
+
+    Example:
+      >>> centers = create_embed_centers(num_classes=10, num_dims=2)
+      >>> update = update_embed_centers([[1.0, 2.0]], [7], CumulativeMean(), centers)
+      >>> sess = tf.Session()
+      >>> sess.run(tf.global_variables_initializer())
+      >>> sess.run(update)
+      >>> sess.run(centers.counts)
+      array([0, 0, 0, 0, 0, 0, 0, 1, 0, 0])
+    """
+    caller = "update_embed_centers"
+    with tf.name_scope(name, caller, [embed_batch, label_batch]):
+        updater = _as_updater(caller, updater)
+        _refuse_locking(caller, use_locking)
+        found = variables.find_centers(caller, centers, updater.needs_counts)
+        batch = _check_batch(caller, found, embed_batch, label_batch, mask, validate_args)
+        return tf.group(*_update(caller, found, updater, batch, validate_args).writes)
+
+
+@as_written
+def lookup_embed_centers(
+    label_batch: Any, centers: CentersLike = "embed", name: Optional[str] = None
+) -> tf.Tensor:
+    """Returns the center of each label, and changes nothing.
+
+    Args:
+      label_batch: integers `[B]` or `[B, 1]` in [0, C).
+      centers: as in `get_embed_centers`.
+      name: name of the scope of the ops.
+
+    Returns:
+      `[B, D]` in the dtype of the centers; no gradient flows into it.
+
+    Raises:
+      TypeError: labels that are not integers.
+      ValueError: labels of another shape, missing centers.
+      tf.errors.InvalidArgumentError: at run time, for a label out of range or labels that turn
+        out to have another shape.
+
+    Example:
+      >>> centers = create_embed_centers(2, 2, initializer=[[1.0, 2.0], [3.0, 4.0]])
+      >>> rows = lookup_embed_centers([1, 1, 0], centers)
+      >>> sess = tf.Session()
+      >>> sess.run(tf.global_variables_initializer())
+      >>> sess.run(rows)
+      array([[3., 4.],
+             [3., 4.],
+             [1., 2.]], dtype=float32)
+    """
+    caller = "lookup_embed_centers"
+    with tf.name_scope(name, caller, [label_batch]):
+        ctrs = variables.find_centers(caller, centers).ctrs
+        labels = checks.as_labels(caller, "label_batch", label_batch)
+        labels = checks.label_vector(caller, labels, validate=True)
+        labels = checks.in_range(caller, labels, ctrs.shape.as_list()[0], validate=True)
+        return tf.stop_gradient(variables.read_rows(ctrs, labels))
+
+
+class _Batch(NamedTuple):
+    """A checked batch: `embeds [B, D]` and `labels [B]` of the unmasked rows.
+
+    Where there is a mask, `all_embeds` holds the rows before it was applied and `kept` the
+    positions of those it kept.
+    """
+
+    embeds: tf.Tensor
+    labels: tf.Tensor
+    all_embeds: tf.Tensor
+    kept: Optional[tf.Tensor]
+
+
+class _Update(NamedTuple):
+    """An update: rows `[U, D]` of the batch's classes, and the index `[B]` of each row's own."""
+
+    old: tf.Tensor
+    new: tf.Tensor
+    index: tf.Tensor
+    writes: List[Any]
+
+
+def _as_updater(caller: str, updater: Any) -> Updater:
+    if updater is None:
+        return ExponentialWindow()
+    if not isinstance(updater, Updater):
+        raise TypeError(
+            f"{caller}: updater must be a CumulativeMean(), ExponentialWindow() or WenUpdate(), "
+            f"got {updater!r}"
+        )
+    return updater
+
+
+def _refuse_locking(caller: str, use_locking: Any) -> None:
+    if use_locking:
+        raise NotImplementedError(f"{caller}: use_locking=True is not supported yet")
+
+
+def _check_batch(
+    caller: str,
+    centers: EmbedCenters,
+    embed_batch: Any,
+    label_batch: Any,
+    mask: Any,
+    validate: bool,
+) -> _Batch:
+    num_classes, num_dims = centers.ctrs.shape.as_list()
+    embeds = checks.as_floats(caller, "embed_batch", embed_batch)
+    labels = checks.as_labels(caller, "label_batch", label_batch)
+    if mask is not None:
+        mask = checks.as_mask(caller, "mask", mask)
+    embeds, labels, mask = checks.batch_rows(caller, embeds, labels, mask, num_dims, validate)
+    embeds = tf.cast(embeds, centers.ctrs.dtype.base_dtype)
+    kept, all_embeds = None, embeds
+    if mask is not None:
+        kept = tf.reshape(tf.where(mask), [-1])
+        embeds, labels = tf.gather(embeds, kept), tf.gather(labels, kept)
+    labels = checks.in_range(caller, labels, num_classes, validate)
+    return _Batch(embeds, labels, all_embeds, kept)
+
+
+def _update(
+    caller: str, centers: EmbedCenters, updater: Updater, batch: _Batch, validate: bool
+) -> _Update:
+    """The one path of every update: group, weigh, sum, write."""
+    ctrs, counts = centers
+    groups = group_rows(batch.labels)
+    seen = None if counts is None else variables.read_rows(counts, groups.labels)
+    weights = updater.row_weights(groups, seen)
+    old = variables.read_rows(ctrs, groups.labels)
+    new = _move(old, batch.embeds, weights, groups)
+    must_pass = updater.assertions(caller) if validate else []
+    if validate:
+        must_pass.append(checks.assert_finite(caller, batch.embeds))
+    # The new rows wait for everything that is read: no count changes before it was used.
+    with tf.control_dependencies(must_pass + [new]):
+        writes = [variables.write_rows(ctrs, groups.labels, new)]
+        if seen is not None:
+            total = seen + tf.cast(groups.sizes, tf.int64)
+            writes.append(variables.write_rows(counts, groups.labels, total))
+    return _Update(old, new, groups.index, writes)
+
+
+def _move(old: tf.Tensor, embeds: tf.Tensor, weights: tf.Tensor, groups: Groups) -> tf.Tensor:
+    # Half precision would lose small steps before they are summed; it is only stored.
+    dtype = tf.float64 if old.dtype == tf.float64 else tf.float32
+    weights = tf.cast(weights, dtype)
+    pull = sum_by_group(tf.expand_dims(weights, 1) * tf.cast(embeds, dtype), groups)
+    total = tf.expand_dims(sum_by_group(weights, groups), 1)
+    wide = tf.cast(old, dtype)
+    return tf.cast(wide + (pull - total * wide), old.dtype)
+
+
+def _update_if(
+    caller: str,
+    training: tf.Tensor,
+    centers: EmbedCenters,
+    updater: Updater,
+    batch: _Batch,
+    read: str,
+    validate: bool,
+) -> tf.Tensor:
+    """Updates where `training` is true at run time, and returns the rows of the batch.
+
+    When it is false the update is one of no rows. No `tf.cond`: a ref variable cannot enter one
+    everywhere.
+    """
+    size = tf.where(training, tf.size(batch.labels), 0)
+    updated = batch._replace(embeds=batch.embeds[:size], labels=batch.labels[:size])
+    if read == "before":
+        rows = variables.read_rows(centers.ctrs, batch.labels)
+        with tf.control_dependencies([rows]):
+            update = _update(caller, centers, updater, updated, validate)
+        with tf.control_dependencies(update.writes):
+            return tf.identity(rows)
+    update = _update(caller, centers, updater, updated, validate)
+    with tf.control_dependencies(update.writes):
+        return variables.read_rows(centers.ctrs, batch.labels)
+
+
+def _fill_in(batch: _Batch, rows: tf.Tensor) -> tf.Tensor:
+    if batch.kept is not None:
+        rows = tf.tensor_scatter_nd_update(batch.all_embeds, tf.expand_dims(batch.kept, 1), rows)
+    if not tf.executing_eagerly():
+        rows.set_shape(batch.all_embeds.shape)
+    return tf.stop_gradient(rows)

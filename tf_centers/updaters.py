@@ -1,0 +1,172 @@
+"""The updaters: what weight each row of a batch moves its center with. Pure: no state, no writes.
+
+All of them move the centers by one recipe, `ctrs[label] -= w * (ctrs[label] - embed)` for every
+row, and differ in the row weights `w` alone. Weights are computed in float64, since `1 - decay`
+and `N + k` lose their last digits in float32, and on `[B]` that costs next to nothing.
+"""
+
+from dataclasses import dataclass
+from typing import Any, List, Optional
+
+import tensorflow.compat.v1 as tf
+from tensorflow import Variable
+
+from tf_centers import checks
+from tf_centers.grouping import Groups, count_later_rows
+
+_WEIGHT_DTYPE = tf.float64
+
+
+class Updater:
+    """What the updaters have in common; `get_embed_centers` takes any of them."""
+
+    needs_counts = False
+
+    def row_weights(self, groups: Groups, seen: Optional[tf.Tensor]) -> tf.Tensor:
+        """The weights of a batch's rows.
+
+        Args:
+          groups: the rows by class.
+          seen: int64 `[U]`, the rows N that each class of `groups` had before, or None where no
+            counts are kept (never so where `needs_counts`).
+
+        Returns:
+          float64 `[B]`.
+        """
+        raise NotImplementedError
+
+    def assertions(self, caller: str) -> List[Any]:
+        """Run-time checks of the updater's own parameters."""
+        del caller
+        return []
+
+
+@dataclass(frozen=True, eq=False)
+class CumulativeMean(Updater):
+    """The exact mean of every row a class has ever had.
+
+    `w = 1 / (N + k)` for the k rows of a class in a batch, after N earlier ones. Needs counts.
+
+    Example:
+      >>> centers = create_embed_centers(num_classes=3, num_dims=1)
+      >>> update = update_embed_centers([[1.0], [4.0]], [2, 2], CumulativeMean(), centers)
+      >>> sess = tf.Session()
+      >>> sess.run(tf.global_variables_initializer())
+      >>> sess.run(update)
+      >>> sess.run(centers.ctrs)[:, 0]
+      array([0. , 0. , 2.5], dtype=float32)
+    """
+
+    needs_counts = True
+
+    def row_weights(self, groups: Groups, seen: Optional[tf.Tensor]) -> tf.Tensor:
+        total = tf.cast(seen + tf.cast(groups.sizes, tf.int64), _WEIGHT_DTYPE)
+        return tf.gather(1.0 / total, groups.index)
+
+
+@dataclass(frozen=True, eq=False)
+class ExponentialWindow(Updater):
+    """An exponentially weighted mean: each row counts `decay` times as much as the next one.
+
+    `w = (1 - d) d^(k - j)` for the j-th of the k rows of a class in a batch, which is what
+    feeding the rows one at a time to `c <- d c + (1 - d) x` comes to.
+
+    Args:
+      decay: d, a Python float or a scalar float tensor or variable (a schedule), in [0, 1]; with
+        `debias` in [0, 1).
+      debias: divides by `1 - d^(N + k)` after N earlier rows of the class, so that the initial
+        value has no weight (Kingma and Ba, "Adam", ICLR 2015, section 3). Needs counts. Assumes
+        a decay that stays the same.
+      duplicates: "sequential" as above, or "sum": `w = 1 - d` for every row, the recipe as it
+        circulates. It overshoots on repeated labels and diverges where `k (1 - d) > 2`; it is
+        there for parity with an old run only.
+
+    Raises:
+      ValueError: a decay out of its range or of another kind, an unknown `duplicates`, or
+        `debias` together with "sum".
+
+    Example:
+      >>> centers = create_embed_centers(num_classes=3, num_dims=1)
+      >>> rows = get_embed_centers([[4.0], [8.0]], [2, 2], ExponentialWindow(0.5), centers)
+      >>> sess = tf.Session()
+      >>> sess.run(tf.global_variables_initializer())
+      >>> sess.run(rows)[:, 0]
+      array([5., 5.], dtype=float32)
+    """
+
+    decay: Any = 0.95
+    debias: bool = False
+    duplicates: str = "sequential"
+
+    def __post_init__(self) -> None:
+        caller = "ExponentialWindow"
+        if self.duplicates not in ("sequential", "sum"):
+            raise ValueError(
+                f"{caller}: duplicates must be 'sequential' or 'sum', got {self.duplicates!r}"
+            )
+        if not isinstance(self.debias, bool):
+            raise ValueError(f"{caller}: debias must be True or False, got {self.debias!r}")
+        if self.debias and self.duplicates == "sum":
+            raise ValueError(f"{caller}: debias=True cannot go with duplicates='sum'")
+        checks.check_rate(caller, "decay", self.decay, below_one=self.debias)
+
+    @property
+    def needs_counts(self) -> bool:  # type: ignore[override]
+        return self.debias
+
+    def row_weights(self, groups: Groups, seen: Optional[tf.Tensor]) -> tf.Tensor:
+        decay = _as_weight(self.decay)
+        if self.duplicates == "sum":
+            return tf.fill(tf.shape(groups.index), 1.0 - decay)
+        later = tf.cast(count_later_rows(groups), _WEIGHT_DTYPE)
+        weights = (1.0 - decay) * tf.pow(decay, later)
+        if self.debias:
+            total = tf.cast(seen + tf.cast(groups.sizes, tf.int64), _WEIGHT_DTYPE)
+            weights /= tf.gather(1.0 - tf.pow(decay, total), groups.index)
+        return weights
+
+    def assertions(self, caller: str) -> List[Any]:
+        return checks.assert_rate(caller, "decay", self.decay, below_one=self.debias)
+
+
+@dataclass(frozen=True, eq=False)
+class WenUpdate(Updater):
+    """The paper's own rule: a class moves by `alpha` times the mean of its differences, damped.
+
+    `w = alpha / (1 + k)`, eq. (4) of Wen et al., "A Discriminative Feature Learning Approach for
+    Deep Face Recognition", ECCV 2016.
+
+    Args:
+      alpha: a Python float or a scalar float tensor or variable, in [0, 1].
+
+    Raises:
+      ValueError: an alpha out of its range or of another kind.
+
+    Example:
+      >>> centers = create_embed_centers(num_classes=3, num_dims=1)
+      >>> rows = get_embed_centers([[3.0], [6.0]], [2, 2], WenUpdate(0.5), centers)
+      >>> sess = tf.Session()
+      >>> sess.run(tf.global_variables_initializer())
+      >>> sess.run(rows)[:, 0]
+      array([1.5, 1.5], dtype=float32)
+    """
+
+    alpha: Any = 0.5
+
+    def __post_init__(self) -> None:
+        checks.check_rate("WenUpdate", "alpha", self.alpha)
+
+    def row_weights(self, groups: Groups, seen: Optional[tf.Tensor]) -> tf.Tensor:
+        alpha = _as_weight(self.alpha)
+        weights = alpha / (1.0 + tf.cast(groups.sizes, _WEIGHT_DTYPE))
+        return tf.gather(weights, groups.index)
+
+    def assertions(self, caller: str) -> List[Any]:
+        return checks.assert_rate(caller, "alpha", self.alpha)
+
+
+def _as_weight(rate: Any) -> tf.Tensor:
+    # tf.cast would round a Python float to float32 on its way to float64.
+    if tf.is_tensor(rate) or isinstance(rate, Variable):
+        return tf.cast(rate, _WEIGHT_DTYPE)
+    return tf.constant(float(rate), _WEIGHT_DTYPE)
