@@ -22,7 +22,7 @@ def center_loss(embed_batch: Any, embed_ctrs_batch: Any, name: Optional[str] = N
       name: name of the scope of the ops.
 
     Returns:
-      `[B]`, in the wider of the two dtypes.
+      `[B]`, in the wider of the two dtypes; computed in float32 at least.
 
     Raises:
       TypeError: an argument that is not of a floating dtype.
@@ -42,8 +42,10 @@ def center_loss(embed_batch: Any, embed_ctrs_batch: Any, name: Optional[str] = N
             caller, ("embed_batch", embeds), ("embed_ctrs_batch", ctrs)
         )
         dtype = _wider(embeds.dtype, ctrs.dtype)
-        difference = tf.cast(embeds, dtype) - tf.stop_gradient(tf.cast(ctrs, dtype))
-        return 0.5 * tf.reduce_sum(tf.square(difference), axis=1)
+        # Squares of half precision overflow from 256 on.
+        wide = _wider(dtype, tf.float32)
+        difference = tf.cast(embeds, wide) - tf.stop_gradient(tf.cast(ctrs, wide))
+        return tf.cast(0.5 * tf.reduce_sum(tf.square(difference), axis=1), dtype)
 
 
 def _wider(one: tf.DType, other: tf.DType) -> tf.DType:

@@ -81,7 +81,11 @@ def create_embed_centers(
             ctrs = tf.get_variable("ctrs", shape, dtype, initializer, trainable=False)
     except ValueError as error:
         raise ValueError(f"{caller}: {error}") from error
-    return EmbedCenters(ctrs, _find_counts(ctrs) or _make_counts(ctrs))
+    counts = _find_counts(ctrs)
+    if counts is None:
+        counts = _make_counts(ctrs)
+    _check_counts(caller, counts, ctrs)
+    return EmbedCenters(ctrs, counts)
 
 
 def find_centers(caller: str, centers: CentersLike, needs_counts: bool = False) -> EmbedCenters:

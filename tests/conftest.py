@@ -1,0 +1,35 @@
+"""Fixtures: both kinds of variables, a fresh graph for every test."""
+
+import os
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+import pytest  # noqa: E402
+import tensorflow.compat.v1 as tf  # noqa: E402
+
+tf.logging.set_verbosity(tf.logging.ERROR)
+
+
+@pytest.fixture(params=["ref", "resource"])
+def use_resource(request):
+    """Runs a test once for each kind of variable."""
+    return request.param == "resource"
+
+
+@pytest.fixture(params=["control flow v1", "control flow v2"])
+def control_flow(request):
+    """Runs a test under the control flow of `disable_v2_behavior()` and under that of TF2."""
+    was_v2 = tf.control_flow_v2_enabled()
+    (tf.enable_control_flow_v2 if request.param.endswith("v2") else tf.disable_control_flow_v2)()
+    yield request.param
+    (tf.enable_control_flow_v2 if was_v2 else tf.disable_control_flow_v2)()
+
+
+@pytest.fixture(autouse=True)
+def graph(request):
+    """A graph of its own for every test, but for those marked `eager`."""
+    if request.node.get_closest_marker("eager"):
+        yield None
+        return
+    with tf.Graph().as_default() as graph:
+        yield graph

@@ -1,0 +1,72 @@
+"""The oracle: what the updaters mean, in float64 NumPy, one row after the other.
+
+Each rule takes the center of one class, the number of rows the class had before and its rows of
+this batch in order, and returns the new center. None of them knows of row weights.
+"""
+
+import numpy as np
+
+
+def cumulative_mean(center, seen, rows):
+    for row in rows:
+        center = (seen * center + row) / (seen + 1)
+        seen += 1
+    return center
+
+
+def exponential_window(center, seen, rows, decay=0.95):
+    for row in rows:
+        center = decay * center + (1 - decay) * row
+    return center
+
+
+def debiased_window(center, seen, rows, decay=0.95):
+    # The window that started from zero, of which `center` is the corrected value.
+    window = center * (1 - decay**seen)
+    for row in rows:
+        window = decay * window + (1 - decay) * row
+        seen += 1
+    return window / (1 - decay**seen)
+
+
+def summed_window(center, seen, rows, decay=0.95):
+    before = center
+    for row in rows:
+        center = center - (1 - decay) * (before - row)
+    return center
+
+
+def wen_update(center, seen, rows, alpha=0.5):
+    numerator = np.zeros_like(center)
+    denominator = 1
+    for row in rows:
+        numerator += center - row
+        denominator += 1
+    return center - alpha * numerator / denominator
+
+
+def apply(rule, ctrs, counts, embeds, labels, mask=None):
+    """Returns the centers and counts after one batch; changes none of its arguments."""
+    ctrs, counts = np.array(ctrs, np.float64), np.array(counts, np.int64)
+    rows_of = {}
+    for position, label in enumerate(labels):
+        if mask is None or mask[position]:
+            rows_of.setdefault(int(label), []).append(np.array(embeds[position], np.float64))
+    for label, rows in rows_of.items():
+        ctrs[label] = rule(ctrs[label], int(counts[label]), rows)
+        counts[label] += len(rows)
+    return ctrs, counts
+
+
+def nearest(embeds, ctrs, counts, k):
+    """Returns labels and distances `[B, k]`, one class after the other."""
+    labels, distances = [], []
+    for embed in np.array(embeds, np.float64):
+        found = []
+        for label, center in enumerate(np.array(ctrs, np.float64)):
+            if counts is None or counts[label] > 0:
+                found.append((float(np.sqrt(sum((embed - center) ** 2))), label))
+        found = sorted(found)[:k] + [(float("inf"), -1)] * max(0, k - len(found))
+        labels.append([label for _, label in found])
+        distances.append([distance for distance, _ in found])
+    return np.array(labels), np.array(distances)

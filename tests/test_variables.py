@@ -1,0 +1,210 @@
+"""State: what is made where, how it is found, and what a checkpoint holds."""
+
+import os
+
+import numpy as np
+import pytest
+import tensorflow.compat.v1 as tf
+from helpers import C, D, initialized_session, make_centers, make_ctrs
+
+import tf_centers
+
+MEAN = tf_centers.CumulativeMean()
+
+
+def _variables():
+    return {v.name: v.shape.as_list() for v in tf.global_variables()}
+
+
+def _update(centers="embed", updater=MEAN, label=1):
+    return tf_centers.update_embed_centers([[1.0] * D], [label], updater, centers)
+
+
+def test_create_makes_both_variables(use_resource):
+    centers = make_centers(tf_centers, use_resource)
+    assert _variables() == {"embed/ctrs:0": [C, D], "embed/ctrs_count:0": [C]}
+    assert centers.ctrs.dtype.base_dtype == tf.float32
+    assert centers.counts.dtype.base_dtype == tf.int64
+    assert tf.trainable_variables() == []
+    kinds = [v.dtype == v.dtype.base_dtype for v in centers]
+    assert kinds == [use_resource] * 2
+    with initialized_session() as session:
+        assert not session.run(centers.ctrs).any()
+
+
+@pytest.mark.parametrize("dtype", [tf.float16, tf.bfloat16, tf.float64, "float32", np.float16])
+def test_create_dtype(dtype, use_resource):
+    centers = make_centers(tf_centers, use_resource, dtype=dtype)
+    assert centers.ctrs.dtype.base_dtype == tf.as_dtype(dtype)
+
+
+@pytest.mark.parametrize(
+    "initializer",
+    [
+        np.full([C, D], 3.0),
+        [[3.0] * D] * C,
+        tf.constant_initializer(3.0),
+        lambda: tf.fill([C, D], 3.0),
+        lambda shape, dtype, partition_info=None: tf.fill(shape, tf.cast(3.0, dtype)),
+    ],
+)
+def test_create_initializer(initializer, use_resource):
+    if getattr(initializer, "__code__", None) and initializer.__code__.co_argcount == 0:
+        initializer = initializer()
+    centers = make_centers(tf_centers, use_resource, initializer=initializer)
+    with initialized_session() as session:
+        np.testing.assert_array_equal(session.run(centers.ctrs), np.full([C, D], 3.0))
+
+
+def test_create_in_scopes(use_resource):
+    with tf.variable_scope("model"), tf.name_scope("tower"):
+        centers = make_centers(tf_centers, use_resource, scope="people")
+        _update("people")
+    _update("model/people")
+    with tf.variable_scope("other"):
+        _update("model/people")
+    root = make_centers(tf_centers, use_resource, scope="")
+    _update("")
+    assert centers.ctrs.name == "model/people/ctrs:0" and root.ctrs.name == "ctrs:0"
+    assert sorted(_variables()) == [
+        "ctrs:0",
+        "ctrs_count:0",
+        "model/people/ctrs:0",
+        "model/people/ctrs_count:0",
+    ]
+
+
+def test_create_twice_is_refused_unless_the_scope_reuses(use_resource):
+    centers = make_centers(tf_centers, use_resource)
+    with pytest.raises(ValueError, match="^create_embed_centers: .*embed/ctrs already exists"):
+        make_centers(tf_centers, use_resource)
+    for reuse in (True, tf.AUTO_REUSE):
+        with tf.variable_scope("", reuse=reuse):
+            again = make_centers(tf_centers, use_resource)
+            assert again.ctrs is centers.ctrs and again.counts is centers.counts
+            with pytest.raises(ValueError, match="^create_embed_centers: .*shape"):
+                make_centers(tf_centers, use_resource, num_dims=D + 1)
+    assert len(_variables()) == 2
+
+
+def test_create_adds_the_count_of_a_legacy_variable(use_resource):
+    ctrs = make_ctrs(use_resource)
+    with tf.variable_scope("", reuse=True):
+        centers = make_centers(tf_centers, use_resource)
+    assert centers.ctrs is ctrs and sorted(_variables()) == ["embed/ctrs:0", "embed/ctrs_count:0"]
+
+
+def test_relative_scope_comes_first(use_resource):
+    make_ctrs(use_resource)
+    with tf.variable_scope("tower"):
+        inner = make_ctrs(use_resource, initial=np.ones([C, D]))
+        rows = tf_centers.lookup_embed_centers([0])
+    assert inner.name == "tower/embed/ctrs:0"
+    with initialized_session() as session:
+        assert session.run(rows).all()
+
+
+@pytest.mark.parametrize("dtype", [tf.float16, tf.bfloat16, tf.float32, tf.float64])
+@pytest.mark.parametrize("reuse", [False, True])
+def test_count_is_made_on_demand(dtype, reuse, use_resource):
+    ctrs = make_ctrs(use_resource, dtype=dtype)
+    _update(updater=None)
+    _update(updater=tf_centers.WenUpdate())
+    tf_centers.get_embed_centers([[1.0] * D], [1], MEAN, is_training=False)
+    assert len(_variables()) == 1
+    with tf.variable_scope("", reuse=reuse), tf.name_scope("deep/inside"), tf.device("/cpu:0"):
+        _update(updater=tf_centers.ExponentialWindow(debias=True))
+        _update(updater=MEAN)
+    assert _variables() == {"embed/ctrs:0": [C, D], "embed/ctrs_count:0": [C]}
+    (counts,) = [v for v in tf.global_variables() if v is not ctrs]
+    assert counts.dtype.base_dtype == tf.int64 and counts not in tf.trainable_variables()
+    assert (counts.dtype == tf.int64) == use_resource
+    assert b"loc:@embed/ctrs" in counts.op.colocation_groups()
+
+
+@pytest.mark.parametrize("form", ["bare variable", "centers without counts"])
+def test_count_of_a_variable_made_anyhow(form, use_resource):
+    ctrs = tf.Variable(tf.zeros([C, D]), name="table", use_resource=use_resource)
+    centers = ctrs if form == "bare variable" else tf_centers.EmbedCenters(ctrs)
+    _update(centers)
+    _update(centers)
+    assert _variables() == {"table:0": [C, D], "table_count:0": [C]}
+
+
+def test_own_counts_are_kept(use_resource):
+    ctrs = make_ctrs(use_resource)
+    counts = tf.get_variable(
+        "mine", [C], tf.int64, tf.zeros_initializer(), use_resource=use_resource
+    )
+    update = _update(tf_centers.EmbedCenters(ctrs, counts), None)
+    with initialized_session() as session:
+        session.run(update)
+        assert session.run(counts).tolist() == [0, 1, 0, 0, 0, 0, 0]
+    assert sorted(_variables()) == ["embed/ctrs:0", "mine:0"]
+
+
+def test_custom_getter_of_the_scope_does_not_touch_the_count(use_resource):
+    make_ctrs(use_resource)
+
+    def refuse(getter, name, *args, **kwargs):
+        raise AssertionError(f"{name} asked for")
+
+    with tf.variable_scope("elsewhere", custom_getter=refuse):
+        _update()
+    assert sorted(_variables()) == ["embed/ctrs:0", "embed/ctrs_count:0"]
+
+
+def test_missing_centers_say_how_to_make_them():
+    with tf.variable_scope("outer"):
+        with pytest.raises(ValueError) as error:
+            _update("inner")
+    message = str(error.value)
+    assert message.startswith("update_embed_centers: no variable outer/inner/ctrs or inner/ctrs")
+    assert "create_embed_centers(num_classes, num_dims, scope='inner')" in message
+
+
+def test_partitioned_scope_is_refused_before_anything_is_made():
+    partitioner = tf.fixed_size_partitioner(2)
+    with tf.variable_scope("", partitioner=partitioner):
+        with pytest.raises(NotImplementedError, match="^create_embed_centers: .*sharded"):
+            tf_centers.create_embed_centers(C, D)
+        assert not tf.global_variables()
+        with tf.variable_scope("embed"):
+            tf.get_variable("ctrs", [C, D])
+    with pytest.raises(NotImplementedError, match="^update_embed_centers: embed/ctrs is sharded"):
+        _update()
+
+
+@pytest.mark.parametrize("restored", ["ref", "resource"])
+def test_checkpoint_moves_between_kinds(restored, use_resource, tmp_path):
+    path = os.path.join(str(tmp_path), "model")
+    make_centers(tf_centers, use_resource)
+    update = _update(label=4)
+    saver = tf.train.Saver()
+    with initialized_session() as session:
+        session.run(update)
+        session.run(update)
+        path = saver.save(session, path)
+    with tf.Graph().as_default():
+        centers = make_centers(tf_centers, restored == "resource")
+        saver = tf.train.Saver()
+        with tf.Session() as session:
+            saver.restore(session, path)
+            ctrs, counts = session.run(list(centers))
+    np.testing.assert_array_equal(ctrs[4], [1.0] * D)
+    assert counts.tolist() == [0, 0, 0, 0, 2, 0, 0]
+
+
+def test_checkpoint_without_counts_restores_into_a_legacy_graph(use_resource, tmp_path):
+    make_ctrs(use_resource, initial=np.ones([C, D]))
+    saver = tf.train.Saver()
+    with initialized_session() as session:
+        path = saver.save(session, os.path.join(str(tmp_path), "old"))
+    with tf.Graph().as_default():
+        ctrs = make_ctrs(use_resource)
+        update = _update(updater=None)
+        saver = tf.train.Saver()
+        with tf.Session() as session:
+            saver.restore(session, path)
+            session.run(update)
+            assert session.run(ctrs).all()
