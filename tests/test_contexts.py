@@ -160,9 +160,7 @@ def test_tf2_code(how):
     def step(embeds, labels, training):
         with tensorflow.GradientTape() as tape:
             tape.watch(embeds)
-            rows = tf_centers.get_embed_centers(
-                embeds, labels, MEAN, centers, is_training=training
-            )
+            rows = tf_centers.get_embed_centers(embeds, labels, MEAN, centers, is_training=training)
             loss = tensorflow.reduce_sum(tf_centers.center_loss(embeds, rows))
         gradients = tape.gradient(loss, [embeds, centers.ctrs, rows])
         assert gradients[1:] == [None, None]
@@ -190,9 +188,7 @@ def test_tf2_errors(in_function):
     centers = _eager_centers()
 
     def call(labels, value=1.0):
-        return tf_centers.get_embed_centers(
-            tensorflow.fill([2, D], value), labels, MEAN, centers
-        )
+        return tf_centers.get_embed_centers(tensorflow.fill([2, D], value), labels, MEAN, centers)
 
     call = tensorflow.function(call) if in_function else call
     for arguments, message in (

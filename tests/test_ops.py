@@ -112,9 +112,7 @@ def test_not_training_is_a_lookup(training, read, use_resource, control_flow):
     labels = [3, 0, 3]
     mask = [True, True, False]
     updater = tf_centers.CumulativeMean()
-    result = tf_centers.get_embed_centers(
-        embeds, labels, updater, centers, mask, switch, read=read
-    )
+    result = tf_centers.get_embed_centers(embeds, labels, updater, centers, mask, switch, read=read)
     with initialized_session() as session:
         # Not even a NaN matters to a lookup, and the masked row keeps its own embedding.
         feed = {embeds: [[np.nan] * D, [1.0] * D, [7.5] * D]}
@@ -244,9 +242,7 @@ def test_update_returns_an_op_that_does_it(use_resource):
     with initialized_session() as session:
         for _ in range(2):
             assert session.run(update) is None
-            ctrs, counts = reference.apply(
-                reference.wen_update, ctrs, counts, batch, labels, keep
-            )
+            ctrs, counts = reference.apply(reference.wen_update, ctrs, counts, batch, labels, keep)
         found = session.run(list(centers))
         np.testing.assert_allclose(found[0], ctrs, atol=1e-6)
         np.testing.assert_array_equal(found[1], counts)
@@ -290,9 +286,7 @@ def test_validate_args_false_drops_the_run_time_checks(use_resource):
     rate = tf.placeholder_with_default(0.95, [])
     for updater in (tf_centers.ExponentialWindow(rate), tf_centers.WenUpdate(rate)):
         for mask in (None, tf.placeholder(tf.bool)):
-            tf_centers.get_embed_centers(
-                embeds, labels, updater, mask=mask, validate_args=False
-            )
+            tf_centers.get_embed_centers(embeds, labels, updater, mask=mask, validate_args=False)
     checks = [op for op in tf.get_default_graph().get_operations() if "Check" in op.type]
     checks += [op for op in tf.get_default_graph().get_operations() if op.type == "Assert"]
     assert not checks

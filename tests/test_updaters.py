@@ -46,7 +46,7 @@ def check_against_reference(updater, rule, use_resource, rows=200, classes=11, t
     result = tf_centers.get_embed_centers(embeds, labels, updater, centers)
     ctrs, counts = initial, np.zeros(classes, np.int64)
     with initialized_session() as session:
-        for step in range(12):
+        for _ in range(12):
             # The last class is absent throughout, and some are rare.
             batch_labels = (rng.rand(rows) ** 2 * (classes - 1)).astype(np.int32)
             batch = rng.randn(rows, dims) + batch_labels[:, None] * np.linspace(-1, 2, dims)

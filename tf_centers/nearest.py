@@ -87,9 +87,7 @@ def nearest_centers(
         return NearestCenters(tf.stop_gradient(labels), tf.stop_gradient(distances))
 
 
-def _squared_distances(
-    embeds: tf.Tensor, ctrs: Any, counts: Any, block: tf.Tensor
-) -> tf.Tensor:
+def _squared_distances(embeds: tf.Tensor, ctrs: Any, counts: Any, block: tf.Tensor) -> tf.Tensor:
     """Squared distances `[B, len(block)]`, infinite where a class is no candidate."""
     rows = tf.cast(variables.read_rows(ctrs, block), tf.float64)
     squares = (

@@ -70,7 +70,7 @@ def get_embed_centers(
       >>> rows = get_embed_centers(embeds, tf.constant([7, 7]))
       >>> sess = tf.Session()
       >>> sess.run(tf.global_variables_initializer())
-      >>> sess.run(rows)
+      >>> sess.run(rows).round(4)
       array([[0.1975, 0.295 ],
              [0.1975, 0.295 ]], dtype=float32)
     """

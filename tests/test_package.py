@@ -1,0 +1,61 @@
+"""The package as a whole: what it exports, imports and leaves alone."""
+
+import ast
+import pathlib
+import subprocess
+import sys
+
+import tf_centers
+
+PACKAGE = pathlib.Path(tf_centers.__file__).resolve().parent
+
+
+def _modules():
+    return {path.stem: ast.parse(path.read_text()) for path in PACKAGE.glob("*.py")}
+
+
+def test_everything_exported_is_there_and_nothing_else():
+    assert tf_centers.__all__ == sorted(tf_centers.__all__)
+    for name in tf_centers.__all__:
+        assert getattr(tf_centers, name).__module__.startswith("tf_centers.")
+
+
+def test_imports_run_one_way():
+    order = "autograph version checks variables grouping updaters update ops losses nearest".split()
+    for name, tree in _modules().items():
+        if name == "__init__":
+            continue
+        for node in ast.walk(tree):
+            if isinstance(node, ast.ImportFrom) and node.module.startswith("tf_centers"):
+                tail = node.module.split(".")[1:]
+                imported = tail or [alias.name for alias in node.names]
+                for other in imported:
+                    assert order.index(other) < order.index(name), f"{name} imports {other}"
+
+
+def test_only_public_tensorflow():
+    allowed = {"tensorflow", "tensorflow.compat.v1"}
+    for name, tree in _modules().items():
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Import):
+                found = {alias.name for alias in node.names}
+            elif isinstance(node, ast.ImportFrom):
+                found = {node.module}
+            else:
+                continue
+            assert not {f for f in found if f.startswith("tensorflow")} - allowed, name
+
+
+def test_import_does_not_import_keras():
+    code = (
+        "import sys, tensorflow; before = set(sys.modules); import tf_centers; "
+        "print(sorted(m for m in set(sys.modules) - before if 'keras' in m))"
+    )
+    output = subprocess.run(
+        [sys.executable, "-c", code], cwd=str(PACKAGE.parent), stdout=subprocess.PIPE, check=True
+    ).stdout
+    assert output.decode().strip() == "[]"
+
+
+def test_typed_marker():
+    assert (PACKAGE / "py.typed").exists()
