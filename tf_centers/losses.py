@@ -4,7 +4,7 @@ from typing import Any, Optional
 
 import tensorflow.compat.v1 as tf
 
-from tf_centers import checks
+from tf_centers import arguments, checks
 from tf_centers.autograph import as_written
 
 
@@ -36,8 +36,8 @@ def center_loss(embed_batch: Any, embed_ctrs_batch: Any, name: Optional[str] = N
     """
     caller = "center_loss"
     with tf.name_scope(name, caller, [embed_batch, embed_ctrs_batch]):
-        embeds = checks.as_floats(caller, "embed_batch", embed_batch)
-        ctrs = checks.as_floats(caller, "embed_ctrs_batch", embed_ctrs_batch)
+        embeds = arguments.as_floats(caller, "embed_batch", embed_batch)
+        ctrs = arguments.as_floats(caller, "embed_ctrs_batch", embed_ctrs_batch)
         embeds, ctrs = checks.same_shape(
             caller, ("embed_batch", embeds), ("embed_ctrs_batch", ctrs)
         )

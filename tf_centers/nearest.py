@@ -4,7 +4,7 @@ from typing import Any, NamedTuple, Optional
 
 import tensorflow.compat.v1 as tf
 
-from tf_centers import checks, variables
+from tf_centers import arguments, checks, variables
 from tf_centers.autograph import as_written
 from tf_centers.variables import CentersLike
 
@@ -69,8 +69,8 @@ def nearest_centers(
     with tf.name_scope(name, caller, [embed_batch]):
         ctrs, counts = variables.find_centers(caller, centers)
         num_classes, num_dims = ctrs.shape.as_list()
-        k = checks.as_count(caller, "k", k, num_classes)
-        embeds = checks.as_floats(caller, "embed_batch", embed_batch)
+        k = arguments.as_count(caller, "k", k, num_classes)
+        embeds = arguments.as_floats(caller, "embed_batch", embed_batch)
         embeds = checks.matrix(caller, "embed_batch", embeds, num_dims, validate=True)
         embeds = tf.cast(embeds, tf.float64)
         labels = tf.zeros([tf.shape(embeds)[0], 0], tf.int64)

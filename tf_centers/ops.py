@@ -1,14 +1,14 @@
-"""The calls that look centers up and update them: check, weigh, write, read."""
+"""The calls that look centers up and update them."""
 
-from typing import Any, List, NamedTuple, Optional
+from typing import Any, Optional
 
 import tensorflow.compat.v1 as tf
 
-from tf_centers import checks, variables
+from tf_centers import arguments, checks, variables
 from tf_centers.autograph import as_written
-from tf_centers.grouping import Groups, group_rows, sum_by_group
+from tf_centers.update import check_batch, fill_in, update_if, update_rows
 from tf_centers.updaters import ExponentialWindow, Updater
-from tf_centers.variables import CentersLike, EmbedCenters
+from tf_centers.variables import CentersLike
 
 
 @as_written
@@ -77,21 +77,21 @@ def get_embed_centers(
     caller = "get_embed_centers"
     with tf.name_scope(name, caller, [embed_batch, label_batch]):
         updater = _as_updater(caller, updater)
-        checks.check_choice(caller, "read", read, ("after", "before"))
+        arguments.check_choice(caller, "read", read, ("after", "before"))
         _refuse_locking(caller, use_locking)
-        training = checks.as_switch(caller, "is_training", is_training)
+        training = arguments.as_switch(caller, "is_training", is_training)
         needs_counts = training is not False and updater.needs_counts
         found = variables.find_centers(caller, centers, needs_counts)
-        batch = _check_batch(caller, found, embed_batch, label_batch, mask, validate_args)
+        batch = check_batch(caller, found, embed_batch, label_batch, mask, validate_args)
         if training is False:
             rows = variables.read_rows(found.ctrs, batch.labels)
         elif training is True:
-            update = _update(caller, found, updater, batch, validate_args)
+            update = update_rows(caller, found, updater, batch, validate_args)
             with tf.control_dependencies(update.writes):
                 rows = tf.gather(update.new if read == "after" else update.old, update.index)
         else:
-            rows = _update_if(caller, training, found, updater, batch, read, validate_args)
-        return _fill_in(batch, rows)
+            rows = update_if(caller, training, found, updater, batch, read, validate_args)
+        return fill_in(batch, rows)
 
 
 @as_written
@@ -139,8 +139,8 @@ def update_embed_centers(
         updater = _as_updater(caller, updater)
         _refuse_locking(caller, use_locking)
         found = variables.find_centers(caller, centers, updater.needs_counts)
-        batch = _check_batch(caller, found, embed_batch, label_batch, mask, validate_args)
-        return tf.group(*_update(caller, found, updater, batch, validate_args).writes)
+        batch = check_batch(caller, found, embed_batch, label_batch, mask, validate_args)
+        return tf.group(*update_rows(caller, found, updater, batch, validate_args).writes)
 
 
 @as_written
@@ -176,32 +176,10 @@ def lookup_embed_centers(
     caller = "lookup_embed_centers"
     with tf.name_scope(name, caller, [label_batch]):
         ctrs = variables.find_centers(caller, centers).ctrs
-        labels = checks.as_labels(caller, "label_batch", label_batch)
+        labels = arguments.as_labels(caller, "label_batch", label_batch)
         labels = checks.label_vector(caller, labels, validate=True)
         labels = checks.in_range(caller, labels, ctrs.shape.as_list()[0], validate=True)
         return tf.stop_gradient(variables.read_rows(ctrs, labels))
-
-
-class _Batch(NamedTuple):
-    """A checked batch: `embeds [B, D]` and `labels [B]` of the unmasked rows.
-
-    Where there is a mask, `all_embeds` holds the rows before it was applied and `kept` the
-    positions of those it kept.
-    """
-
-    embeds: tf.Tensor
-    labels: tf.Tensor
-    all_embeds: tf.Tensor
-    kept: Optional[tf.Tensor]
-
-
-class _Update(NamedTuple):
-    """An update: rows `[U, D]` of the batch's classes, and the index `[B]` of each row's own."""
-
-    old: tf.Tensor
-    new: tf.Tensor
-    index: tf.Tensor
-    writes: List[Any]
 
 
 def _as_updater(caller: str, updater: Any) -> Updater:
@@ -218,93 +196,3 @@ def _as_updater(caller: str, updater: Any) -> Updater:
 def _refuse_locking(caller: str, use_locking: Any) -> None:
     if use_locking:
         raise NotImplementedError(f"{caller}: use_locking=True is not supported yet")
-
-
-def _check_batch(
-    caller: str,
-    centers: EmbedCenters,
-    embed_batch: Any,
-    label_batch: Any,
-    mask: Any,
-    validate: bool,
-) -> _Batch:
-    num_classes, num_dims = centers.ctrs.shape.as_list()
-    embeds = checks.as_floats(caller, "embed_batch", embed_batch)
-    labels = checks.as_labels(caller, "label_batch", label_batch)
-    if mask is not None:
-        mask = checks.as_mask(caller, "mask", mask)
-    embeds, labels, mask = checks.batch_rows(caller, embeds, labels, mask, num_dims, validate)
-    embeds = tf.cast(embeds, centers.ctrs.dtype.base_dtype)
-    kept, all_embeds = None, embeds
-    if mask is not None:
-        kept = tf.reshape(tf.where(mask), [-1])
-        embeds, labels = tf.gather(embeds, kept), tf.gather(labels, kept)
-    labels = checks.in_range(caller, labels, num_classes, validate)
-    return _Batch(embeds, labels, all_embeds, kept)
-
-
-def _update(
-    caller: str, centers: EmbedCenters, updater: Updater, batch: _Batch, validate: bool
-) -> _Update:
-    """The one path of every update: group, weigh, sum, write."""
-    ctrs, counts = centers
-    groups = group_rows(batch.labels)
-    seen = None if counts is None else variables.read_rows(counts, groups.labels)
-    weights = updater.row_weights(groups, seen)
-    old = variables.read_rows(ctrs, groups.labels)
-    new = _move(old, batch.embeds, weights, groups)
-    must_pass = updater.assertions(caller) if validate else []
-    if validate:
-        must_pass.append(checks.assert_finite(caller, batch.embeds))
-    # The new rows wait for everything that is read: no count changes before it was used.
-    with tf.control_dependencies(must_pass + [new]):
-        writes = [variables.write_rows(ctrs, groups.labels, new)]
-        if seen is not None:
-            total = seen + tf.cast(groups.sizes, tf.int64)
-            writes.append(variables.write_rows(counts, groups.labels, total))
-    return _Update(old, new, groups.index, writes)
-
-
-def _move(old: tf.Tensor, embeds: tf.Tensor, weights: tf.Tensor, groups: Groups) -> tf.Tensor:
-    # Half precision would lose small steps before they are summed; it is only stored.
-    dtype = tf.float64 if old.dtype == tf.float64 else tf.float32
-    weights = tf.cast(weights, dtype)
-    pull = sum_by_group(tf.expand_dims(weights, 1) * tf.cast(embeds, dtype), groups)
-    total = tf.expand_dims(sum_by_group(weights, groups), 1)
-    wide = tf.cast(old, dtype)
-    return tf.cast(wide + (pull - total * wide), old.dtype)
-
-
-def _update_if(
-    caller: str,
-    training: tf.Tensor,
-    centers: EmbedCenters,
-    updater: Updater,
-    batch: _Batch,
-    read: str,
-    validate: bool,
-) -> tf.Tensor:
-    """Updates where `training` is true at run time, and returns the rows of the batch.
-
-    When it is false the update is one of no rows. No `tf.cond`: a ref variable cannot enter one
-    everywhere.
-    """
-    size = tf.where(training, tf.size(batch.labels), 0)
-    updated = batch._replace(embeds=batch.embeds[:size], labels=batch.labels[:size])
-    if read == "before":
-        rows = variables.read_rows(centers.ctrs, batch.labels)
-        with tf.control_dependencies([rows]):
-            update = _update(caller, centers, updater, updated, validate)
-        with tf.control_dependencies(update.writes):
-            return tf.identity(rows)
-    update = _update(caller, centers, updater, updated, validate)
-    with tf.control_dependencies(update.writes):
-        return variables.read_rows(centers.ctrs, batch.labels)
-
-
-def _fill_in(batch: _Batch, rows: tf.Tensor) -> tf.Tensor:
-    if batch.kept is not None:
-        rows = tf.tensor_scatter_nd_update(batch.all_embeds, tf.expand_dims(batch.kept, 1), rows)
-    if not tf.executing_eagerly():
-        rows.set_shape(batch.all_embeds.shape)
-    return tf.stop_gradient(rows)

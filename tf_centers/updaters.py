@@ -11,7 +11,7 @@ from typing import Any, List, Optional
 import tensorflow.compat.v1 as tf
 from tensorflow import Variable
 
-from tf_centers import checks
+from tf_centers import arguments, checks
 from tf_centers.grouping import Groups, count_later_rows
 
 _WEIGHT_DTYPE = tf.float64
@@ -108,7 +108,7 @@ class ExponentialWindow(Updater):
             raise ValueError(f"{caller}: debias must be True or False, got {self.debias!r}")
         if self.debias and self.duplicates == "sum":
             raise ValueError(f"{caller}: debias=True cannot go with duplicates='sum'")
-        checks.check_rate(caller, "decay", self.decay, below_one=self.debias)
+        arguments.check_rate(caller, "decay", self.decay, below_one=self.debias)
 
     @property
     def needs_counts(self) -> bool:  # type: ignore[override]
@@ -154,7 +154,7 @@ class WenUpdate(Updater):
     alpha: Any = 0.5
 
     def __post_init__(self) -> None:
-        checks.check_rate("WenUpdate", "alpha", self.alpha)
+        arguments.check_rate("WenUpdate", "alpha", self.alpha)
 
     def row_weights(self, groups: Groups, seen: Optional[tf.Tensor]) -> tf.Tensor:
         alpha = _as_weight(self.alpha)

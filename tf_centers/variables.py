@@ -6,7 +6,7 @@ from typing import Any, List, NamedTuple, Optional, Union
 import tensorflow.compat.v1 as tf
 from tensorflow import Variable  # compat.v1's Variable leaves out TF2's resource variables
 
-from tf_centers import checks
+from tf_centers import arguments
 from tf_centers.autograph import as_written
 
 _FLOAT_DTYPES = (tf.float16, tf.bfloat16, tf.float32, tf.float64)
@@ -56,8 +56,8 @@ def create_embed_centers(
       TypeError: a size that is no integer, a scope that is no string, a dtype that is no float.
     """
     caller = "create_embed_centers"
-    num_classes = checks.as_size(caller, "num_classes", num_classes)
-    num_dims = checks.as_size(caller, "num_dims", num_dims)
+    num_classes = arguments.as_size(caller, "num_classes", num_classes)
+    num_dims = arguments.as_size(caller, "num_dims", num_dims)
     if not isinstance(scope, str):
         raise TypeError(f"{caller}: scope must be a string, got {scope!r}")
     dtype = _as_float_dtype(caller, dtype)

@@ -1,0 +1,120 @@
+"""Arguments as callers pass them: their conversion, and the checks that need no values.
+
+Every message begins with the name of the function that was called.
+"""
+
+import numbers
+import operator
+from typing import Any, Optional, Tuple, Union
+
+import numpy as np
+import tensorflow.compat.v1 as tf
+from tensorflow import Variable
+
+
+def as_floats(caller: str, name: str, value: Any) -> tf.Tensor:
+    """Converts `value` to a tensor of a floating dtype."""
+    tensor = _as_tensor(caller, name, value)
+    if not tensor.dtype.is_floating:
+        raise TypeError(
+            f"{caller}: {name} must have a floating dtype, got {tensor.dtype.base_dtype.name}"
+        )
+    return tensor
+
+
+def as_labels(caller: str, name: str, value: Any) -> tf.Tensor:
+    """Converts `value` to int32 or int64, never to a narrower dtype than its own."""
+    tensor = _as_tensor(caller, name, value)
+    if not tensor.dtype.is_integer:
+        raise TypeError(
+            f"{caller}: {name} must hold class labels of an integer dtype, got "
+            f"{tensor.dtype.base_dtype.name} of shape {tensor.shape}"
+        )
+    if tensor.dtype.base_dtype in (tf.int32, tf.int64):
+        return tensor
+    return tf.cast(tensor, tf.int64)
+
+
+def as_mask(caller: str, name: str, value: Any) -> tf.Tensor:
+    """Converts `value` to a bool tensor."""
+    tensor = _as_tensor(caller, name, value)
+    if tensor.dtype.base_dtype != tf.bool:
+        raise TypeError(f"{caller}: {name} must be bool, got {tensor.dtype.base_dtype.name}")
+    return tensor
+
+
+def as_switch(caller: str, name: str, value: Any) -> Union[bool, tf.Tensor]:
+    """Returns a Python bool, or a scalar bool tensor."""
+    if isinstance(value, (bool, np.bool_)):
+        return bool(value)
+    if not tf.is_tensor(value) and not isinstance(value, Variable):
+        raise TypeError(f"{caller}: {name} must be a bool or a bool tensor, got {value!r}")
+    tensor = tf.convert_to_tensor(value)
+    if tensor.dtype.base_dtype != tf.bool:
+        raise TypeError(
+            f"{caller}: {name} must be a bool or a bool tensor, got {tensor.dtype.base_dtype.name}"
+        )
+    if tensor.shape.ndims not in (None, 0):
+        raise ValueError(f"{caller}: {name} must be a scalar, got shape {tensor.shape}")
+    return tensor
+
+
+def as_size(caller: str, name: str, value: Any) -> int:
+    """Returns a Python integer that is at least 1."""
+    size = _as_int(value)
+    if size is None:
+        raise TypeError(f"{caller}: {name} must be a Python integer, got {value!r}")
+    if size < 1:
+        raise ValueError(f"{caller}: {name} must be at least 1, got {size}")
+    return size
+
+
+def as_count(caller: str, name: str, value: Any, most: int) -> int:
+    """Returns a Python integer in [1, most]; anything else is a `ValueError`."""
+    count = _as_int(value)
+    if count is None or not 1 <= count <= most:
+        raise ValueError(f"{caller}: {name} must be an integer in [1, {most}], got {value!r}")
+    return count
+
+
+def check_choice(caller: str, name: str, value: Any, choices: Tuple[str, ...]) -> None:
+    """Raises a `ValueError` for a value that is none of the choices."""
+    if not isinstance(value, str) or value not in choices:
+        allowed = " or ".join(repr(choice) for choice in choices)
+        raise ValueError(f"{caller}: {name} must be {allowed}, got {value!r}")
+
+
+def check_rate(caller: str, name: str, value: Any, below_one: bool = False) -> None:
+    """Raises a `ValueError` unless a rate is a float in [0, 1] (`below_one`: [0, 1)) or a tensor.
+
+    The value of a tensor is for `assert_rate`.
+    """
+    allowed = f"in [0, 1{')' if below_one else ']'}"
+    if tf.is_tensor(value) or isinstance(value, Variable):
+        if not value.dtype.is_floating or value.shape.ndims not in (None, 0):
+            raise ValueError(
+                f"{caller}: {name} must be a float or a scalar float tensor {allowed}, got "
+                f"{value.dtype.base_dtype.name} of shape {value.shape}"
+            )
+    elif isinstance(value, bool) or not isinstance(value, numbers.Real):
+        raise ValueError(
+            f"{caller}: {name} must be a float or a scalar float tensor {allowed}, got {value!r}"
+        )
+    elif not (0 <= float(value) < 1 or (float(value) == 1 and not below_one)):
+        raise ValueError(f"{caller}: {name} must be {allowed}, got {value!r}")
+
+
+def _as_int(value: Any) -> Optional[int]:
+    if isinstance(value, (bool, np.bool_)):
+        return None
+    try:
+        return operator.index(value)
+    except TypeError:
+        return None
+
+
+def _as_tensor(caller: str, name: str, value: Any) -> tf.Tensor:
+    try:
+        return tf.convert_to_tensor(value)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise TypeError(f"{caller}: {name} must be a dense tensor, got {value!r}") from error
