@@ -1,0 +1,103 @@
+"""The picture of a run: embeddings of the test images, coloured by class, and the centers among them."""
+
+from typing import Any, Dict, List, NamedTuple, Tuple
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from mnist_run import replacing
+
+# Told apart with every common colour blindness (Okabe and Ito; Tol), from dark to light.
+_COLOURS = (
+    "#000000", "#332288", "#0072B2", "#56B4E9", "#009E73",
+    "#999933", "#E69F00", "#F0E442", "#D55E00", "#CC79A7",
+)  # fmt: skip
+_MARKERS = "o^sDvP"  # The eleventh class has the first colour again, and the second marker.
+_MAX_LEGEND_ENTRIES = 40
+
+
+class Panel(NamedTuple):
+    """What one picture shows: M embeddings and K centers of D dims, with their classes."""
+
+    embeddings: np.ndarray  # float [M, D]
+    labels: np.ndarray  # integers [M]
+    centers: np.ndarray  # float [K, D]
+    center_labels: np.ndarray  # integers [K]
+
+
+def write_embeddings(path: str, title: str, panel: Panel) -> None:
+    """Draws one panel into a PNG file, which is replaced as a whole."""
+    figure = Figure(figsize=(8.0, 6.4), dpi=120)
+    axes = figure.add_subplot(1, 1, 1)
+    draw_panel(axes, panel)
+    axes.set_title(title, fontsize=11)
+    figure.tight_layout()
+    with replacing(path) as beside:
+        figure.savefig(beside, format="png")
+
+
+def draw_panel(axes: Axes, panel: Panel) -> None:
+    """Scatters the embeddings and marks the centers, along two principal axes where D is above 2."""
+    points, (x_name, y_name) = project(panel.embeddings, panel.embeddings)
+    marks, _ = project(panel.embeddings, panel.centers)
+    labels = panel.labels
+    classes = np.unique(np.concatenate([labels, panel.center_labels]))
+    # One class after the other would bury the first under the last.
+    for part in np.array_split(np.random.RandomState(0).permutation(len(points)), 20):
+        for label in classes:
+            mine = part[labels[part] == label]
+            axes.scatter(
+                points[mine, 0], points[mine, 1], s=7, alpha=0.6, linewidths=0, **_look(label)
+            )
+    for label, (x, y) in zip(panel.center_labels, marks):
+        axes.scatter(x, y, s=170, color="white", edgecolors="black", linewidths=1.2, zorder=3)
+        axes.annotate(
+            str(label), (x, y), ha="center", va="center", fontsize=8, weight="bold", zorder=4
+        )
+    axes.set_xlabel(x_name)
+    axes.set_ylabel(y_name)
+    axes.grid(color="0.92")
+    axes.set_axisbelow(True)
+    if len(classes) <= _MAX_LEGEND_ENTRIES:
+        _add_legend(axes, classes)
+
+
+def project(reference: np.ndarray, points: np.ndarray) -> Tuple[np.ndarray, List[str]]:
+    """Brings `points` [K, D] down to [K, 2] and names the two axes.
+
+    Two dims stay as they are, one dim gets a constant beside it; from more, the two principal axes of
+    `reference` [M, D] are taken, by a singular value decomposition.
+    """
+    dims = reference.shape[1]
+    if dims == 1:
+        return np.column_stack([points, np.zeros(len(points))]), ["embedding dim 1", ""]
+    if dims == 2:
+        return np.asarray(points), ["embedding dim 1", "embedding dim 2"]
+    mean = reference.mean(axis=0, dtype=np.float64)
+    # The D x D scatter has the same principal axes as the M x D rows, at a fraction of the memory.
+    spread = (reference - mean).T.dot(reference - mean)
+    axes, variances, _ = np.linalg.svd(spread)
+    total = max(variances.sum(), np.finfo(float).tiny)
+    names = [f"principal axis {i + 1} ({variances[i] / total:.0%} of the variance)" for i in (0, 1)]
+    return (points - mean).dot(axes[:, :2]), names
+
+
+def _look(label: int) -> Dict[str, Any]:
+    turn, colour = divmod(int(label), len(_COLOURS))
+    return {"color": _COLOURS[colour], "marker": _MARKERS[turn % len(_MARKERS)]}
+
+
+def _add_legend(axes: Axes, classes: np.ndarray) -> None:
+    # Empty scatters carry the looks alone: the dots of the panel are too small and too pale to read.
+    entries = [axes.scatter([], [], s=40, label=str(label), **_look(label)) for label in classes]
+    entries.append(
+        axes.scatter([], [], s=90, color="white", edgecolors="black", label="center")
+    )
+    axes.legend(
+        handles=entries,
+        title="class",
+        loc="center left",
+        bbox_to_anchor=(1.01, 0.5),
+        frameon=False,
+        ncol=1 + len(classes) // 21,
+    )

@@ -1,0 +1,125 @@
+"""The graph of softmax plus center loss around the network."""
+
+from typing import Dict, NamedTuple, Optional, Tuple
+
+import tensorflow.compat.v1 as tf
+from mnist_network import classify, embed_images
+from mnist_run import InputError, Settings
+
+import tf_centers
+
+
+class Model(NamedTuple):
+    """What training and evaluation feed and fetch, for B rows of H x W images and D embedding dims."""
+
+    images: tf.Tensor  # uint8 [B, H, W], fed
+    labels: tf.Tensor  # int64 [B], fed
+    is_training: tf.Tensor  # bool [], fed, False by default: the centers move where it is True
+    step_seconds: tf.Tensor  # float64 [], fed, 0 by default: how long the step before took
+    embed: tf.Tensor  # float32 [B, D]
+    predictions: tf.Tensor  # int64 [B], of the softmax
+    nearest: tf.Tensor  # [B], class of the nearest center
+    losses: Dict[str, tf.Tensor]  # scalars
+    train: tf.Operation  # one step of everything
+    global_step: tf.Variable
+    train_seconds: tf.Variable  # float64 [], spent in training steps since step 0
+    centers: tf_centers.EmbedCenters
+    forget_centers: tf.Operation
+    average_centers: tf.Operation  # takes the fed rows into the plain means of their classes
+    saver: tf.train.Saver
+
+
+def make_updater(settings: Settings) -> Optional[tf_centers.CumulativeMean]:
+    """The updater that --updater names; None for softmax alone."""
+    makers = {
+        "exponential": lambda: tf_centers.ExponentialWindow(settings.decay),
+        "cumulative": tf_centers.CumulativeMean,
+        "wen": lambda: tf_centers.WenUpdate(settings.alpha),
+        "none": lambda: None,
+    }
+    return makers[settings.updater]()
+
+
+def build_model(settings: Settings, image_shape: Tuple[int, int], num_classes: int) -> Model:
+    """Adds the model for images of `image_shape` to the default graph; --seed fixes its initial values."""
+    tf.set_random_seed(settings.seed)
+    images = tf.placeholder(tf.uint8, [None, *image_shape], name="images")
+    labels = tf.placeholder(tf.int64, [None], name="labels")
+    is_training = tf.placeholder_with_default(False, [], name="is_training")
+    step_seconds = tf.placeholder_with_default(tf.zeros([], tf.float64), [], name="step_seconds")
+
+    embed = embed_images(images, settings.embed_dims)
+    logits = classify(embed, num_classes)
+    centers = tf_centers.create_embed_centers(num_classes, settings.embed_dims, scope="embed")
+    updater = make_updater(settings)
+
+    softmax_loss = tf.reduce_mean(
+        tf.nn.sparse_softmax_cross_entropy_with_logits(labels=labels, logits=logits)
+    )
+    losses = {"softmax_loss": softmax_loss, "total_loss": softmax_loss}
+    if updater is not None:
+        ctrs_rows = tf_centers.get_embed_centers(
+            embed, labels, updater, centers, is_training=is_training
+        )
+        losses["center_loss"] = tf.reduce_mean(tf_centers.center_loss(embed, ctrs_rows))
+        losses["total_loss"] += settings.center_loss_weight * losses["center_loss"]
+
+    global_step = tf.train.get_or_create_global_step()
+    rate = tf.train.cosine_decay(settings.learning_rate, global_step, settings.train_steps)
+    train_seconds = tf.get_variable(
+        "train_seconds", [], tf.float64, tf.zeros_initializer(), trainable=False
+    )
+    train = tf.group(
+        tf.train.AdamOptimizer(rate).minimize(losses["total_loss"], global_step),
+        tf.assign_add(train_seconds, step_seconds),
+    )
+    return Model(
+        images=images,
+        labels=labels,
+        is_training=is_training,
+        step_seconds=step_seconds,
+        embed=embed,
+        predictions=tf.argmax(logits, axis=1),
+        nearest=tf_centers.nearest_centers(embed, centers, k=1).labels[:, 0],
+        losses=losses,
+        train=train,
+        global_step=global_step,
+        train_seconds=train_seconds,
+        centers=centers,
+        forget_centers=tf.variables_initializer(list(centers)),
+        average_centers=tf_centers.update_embed_centers(
+            embed, labels, tf_centers.CumulativeMean(), centers
+        ),
+        saver=tf.train.Saver(),
+    )
+
+
+def checkpoint_step(model_dir: str) -> int:
+    """The global step of the newest checkpoint in `model_dir`, 0 where it has none.
+
+    Raises:
+      InputError: there is one, and it cannot be read or does not fit the variables of the default graph.
+    """
+    flag = f"flag --model_dir={model_dir}"
+    state_file = f"{model_dir}/checkpoint"
+    try:
+        state = tf.train.get_checkpoint_state(model_dir)
+        if state is None:
+            if tf.gfile.Exists(state_file):
+                raise InputError(f"{state_file}: expected the name of a checkpoint, found none")
+            return 0
+        reader = tf.train.load_checkpoint(state.model_checkpoint_path)
+        found = reader.get_variable_to_shape_map()
+        step = int(reader.get_tensor("global_step"))
+    except (tf.errors.OpError, UnicodeDecodeError, ValueError) as error:
+        raise InputError(f"{flag}: its checkpoint cannot be read: {error}") from error
+    for variable in tf.global_variables():
+        name, wanted = variable.op.name, variable.shape.as_list()
+        if name not in found:
+            raise InputError(f"{flag}: its checkpoint has no {name}; pass another folder")
+        if list(found[name]) != wanted:
+            raise InputError(
+                f"{flag}: its checkpoint holds {name} of shape {list(found[name])}, these flags and data "
+                f"need {wanted}; pass the flags of that run or another folder"
+            )
+    return step

@@ -1,0 +1,170 @@
+"""The training loop, and what is reported when it has ended."""
+
+import math
+import time
+from typing import Any, Dict, NamedTuple
+
+import numpy as np
+import tensorflow.compat.v1 as tf
+from mnist_data import Batches, Digits
+from mnist_evaluation import average_train_embeddings, evaluate, scores
+from mnist_figures import Panel
+from mnist_model import Model
+from mnist_progress import Progress
+from mnist_run import InputError, Settings
+
+_CHECKPOINT_EVERY = 200
+_SUMMARY_EVERY = 20
+# Shifts of up to two pixels for the 28 of MNIST, none for images below 14.
+_PIXELS_PER_SHIFT = 14
+
+
+class Report(NamedTuple):
+    """What a run has to show beside its checkpoints."""
+
+    metrics: Dict[str, Any]  # ready for JSON
+    panel: Panel  # the test embeddings, and the centers of the classes seen in training
+
+
+def train(settings: Settings, digits: Digits, model: Model) -> None:
+    """Trains up to --train_steps, from the newest checkpoint in --model_dir if there is one.
+
+    Raises:
+      InputError: training diverged, or --model_dir cannot be written.
+    """
+    smallest_side = min(digits.train_images.shape[1:])
+    batches = Batches(
+        digits.train_images,
+        digits.train_labels,
+        settings.batch_size,
+        settings.seed,
+        max_shift=smallest_side // _PIXELS_PER_SHIFT,
+    )
+    try:
+        # Summaries are written below: the hooks of the session would need every feed in every run.
+        with tf.train.MonitoredTrainingSession(
+            checkpoint_dir=settings.model_dir,
+            scaffold=tf.train.Scaffold(saver=model.saver),
+            save_checkpoint_steps=_CHECKPOINT_EVERY,
+            save_checkpoint_secs=None,
+            save_summaries_steps=None,
+            save_summaries_secs=None,
+            log_step_count_steps=None,
+        ) as session:
+            _train_steps(session, settings, digits, model, batches)
+    except tf.errors.OpError as error:
+        raise InputError(f"flag --model_dir={settings.model_dir}: {error.message}") from error
+
+
+def _train_steps(
+    session: tf.train.MonitoredSession,
+    settings: Settings,
+    digits: Digits,
+    model: Model,
+    batches: Batches,
+) -> None:
+    def run_bare(fetches: Any, feed: Dict[tf.Tensor, Any]) -> Any:
+        # Past the hooks, which count every other run as a training step.
+        return session.run_step_fn(lambda step_context: step_context.session.run(fetches, feed))
+
+    writer = tf.summary.FileWriterCache.get(settings.model_dir)
+    start = int(run_bare(model.global_step, {}))
+    seconds = 0.0
+    with Progress(start, settings.train_steps) as progress:
+        for step in range(start + 1, settings.train_steps + 1):
+            began = time.perf_counter()
+            images, labels = batches.at(step - 1)
+            feed = {
+                model.images: images,
+                model.labels: labels,
+                model.is_training: True,
+                model.step_seconds: seconds,
+            }
+            losses = _run_step(session, settings, model, feed, step)
+            seconds = time.perf_counter() - began
+            progress.step()
+            if step % _SUMMARY_EVERY == 0:
+                _add_scalars(writer, "train", losses, step)
+            # The last step is measured once it is over, with its report.
+            if settings.eval_every and step % settings.eval_every == 0 and step < settings.train_steps:
+                measured = scores(evaluate(run_bare, model, digits))
+                if settings.updater == "none":
+                    del measured["nearest_center_accuracy"]  # No centers before the final report.
+                _add_scalars(writer, "test", measured, step)
+                progress.log(_describe(step, {**losses, **measured}))
+
+
+def _run_step(
+    session: tf.train.MonitoredSession,
+    settings: Settings,
+    model: Model,
+    feed: Dict[tf.Tensor, Any],
+    step: int,
+) -> Dict[str, float]:
+    try:
+        losses = session.run((model.train, model.losses), feed)[1]
+    except tf.errors.InvalidArgumentError as error:
+        # The digits are valid, so only embeddings that are no longer finite are refused.
+        raise _diverged(settings, step, error.message) from error
+    if not all(math.isfinite(loss) for loss in losses.values()):
+        raise _diverged(settings, step, f"found {losses}")
+    return {name: float(loss) for name, loss in losses.items()}
+
+
+def _diverged(settings: Settings, step: int, found: str) -> InputError:
+    return InputError(
+        f"flag --learning_rate={settings.learning_rate}: training diverged at step {step}; "
+        f"try a smaller one ({found})"
+    )
+
+
+def report(settings: Settings, digits: Digits, model: Model) -> Report:
+    """Measures the newest checkpoint in --model_dir on the test digits.
+
+    Softmax alone has learned no centers; the class means of its training embeddings take their place.
+    """
+    with tf.Session() as session:
+        model.saver.restore(session, tf.train.latest_checkpoint(settings.model_dir))
+        if settings.updater == "none":
+            average_train_embeddings(session.run, model, digits)
+        evaluation = evaluate(session.run, model, digits)
+        step, seconds, ctrs, counts = session.run(
+            (model.global_step, model.train_seconds, model.centers.ctrs, model.centers.counts)
+        )
+    measured = scores(evaluation)
+    writer = tf.summary.FileWriterCache.get(settings.model_dir)
+    _add_scalars(writer, "test", measured, int(step))
+    writer.flush()
+    metrics = {
+        "dataset": digits.name,
+        "train_examples": len(digits.train_images),
+        "test_examples": len(digits.test_images),
+        "num_classes": digits.num_classes,
+        "train_steps": int(step),
+        "batch_size": settings.batch_size,
+        "embed_dims": settings.embed_dims,
+        "updater": settings.updater,
+        "centers": "means of the training embeddings" if settings.updater == "none" else "running",
+        "center_loss_weight": settings.center_loss_weight,
+        "seed": settings.seed,
+        **measured,
+        "train_seconds": round(float(seconds), 2),
+    }
+    seen = np.flatnonzero(counts)
+    return Report(metrics, Panel(evaluation.embeddings, evaluation.labels, ctrs[seen], seen))
+
+
+def _add_scalars(
+    writer: tf.summary.FileWriter, group: str, values: Dict[str, Any], step: int
+) -> None:
+    summary = tf.Summary()
+    for name, value in values.items():
+        if value is not None:
+            summary.value.add(tag=f"{group}/{name}", simple_value=value)
+    writer.add_summary(summary, step)
+
+
+def _describe(step: int, values: Dict[str, Any]) -> str:
+    return f"step {step}: " + ", ".join(
+        f"{name} {value:.4g}" for name, value in values.items() if value is not None
+    )
