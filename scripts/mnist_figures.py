@@ -1,4 +1,4 @@
-"""The picture of a run: embeddings of the test images, coloured by class, and the centers among them."""
+"""The picture of a run: the test embeddings, coloured by class, and the centers among them."""
 
 from typing import Any, Dict, List, NamedTuple, Tuple
 
@@ -37,7 +37,7 @@ def write_embeddings(path: str, title: str, panel: Panel) -> None:
 
 
 def draw_panel(axes: Axes, panel: Panel) -> None:
-    """Scatters the embeddings and marks the centers, along two principal axes where D is above 2."""
+    """Scatters the embeddings and marks the centers, on two principal axes where D is above 2."""
     points, (x_name, y_name) = project(panel.embeddings, panel.embeddings)
     marks, _ = project(panel.embeddings, panel.centers)
     labels = panel.labels
@@ -65,8 +65,8 @@ def draw_panel(axes: Axes, panel: Panel) -> None:
 def project(reference: np.ndarray, points: np.ndarray) -> Tuple[np.ndarray, List[str]]:
     """Brings `points` [K, D] down to [K, 2] and names the two axes.
 
-    Two dims stay as they are, one dim gets a constant beside it; from more, the two principal axes of
-    `reference` [M, D] are taken, by a singular value decomposition.
+    Two dims stay as they are, one dim gets a constant beside it; from more, the two principal axes
+    of `reference` [M, D] are taken, by a singular value decomposition.
     """
     dims = reference.shape[1]
     if dims == 1:
@@ -88,11 +88,9 @@ def _look(label: int) -> Dict[str, Any]:
 
 
 def _add_legend(axes: Axes, classes: np.ndarray) -> None:
-    # Empty scatters carry the looks alone: the dots of the panel are too small and too pale to read.
+    # Empty scatters carry the looks alone: the panel's dots are too small and too pale to read.
     entries = [axes.scatter([], [], s=40, label=str(label), **_look(label)) for label in classes]
-    entries.append(
-        axes.scatter([], [], s=90, color="white", edgecolors="black", label="center")
-    )
+    entries.append(axes.scatter([], [], s=90, color="white", edgecolors="black", label="center"))
     axes.legend(
         handles=entries,
         title="class",

@@ -23,8 +23,8 @@ class RangeParser(flags.ArgumentParser):
         """The value of `argument`.
 
         Raises:
-          ValueError: it is no number of this kind, or out of range. absl puts the flag and the value
-            before the message.
+          ValueError: it is no number of this kind, or out of range. absl puts the flag and the
+            value before the message.
         """
         try:
             value = self._kind(argument)

@@ -1,7 +1,7 @@
 """Reads IDX files, the format of MNIST (http://yann.lecun.com/exdb/mnist/), gzipped or not.
 
-An IDX file is a magic number (two zero bytes, a code for the element type, the number of dimensions), one
-big-endian 32-bit size per dimension, and the elements, last dimension fastest.
+An IDX file is a magic number (two zero bytes, a code for the element type, the number of
+dimensions), one big-endian 32-bit size per dimension, and the elements, last dimension fastest.
 """
 
 import gzip
@@ -35,14 +35,14 @@ def read_idx(path: str, num_dims: int) -> np.ndarray:
       uint8 array with `num_dims` dimensions, none of them empty.
 
     Raises:
-      InputError: the file cannot be read, or is not exactly such an array. Memory is taken for the bytes
-        that are there, never for those that a header only promises.
+      InputError: the file cannot be read, or is not exactly such an array. Memory is taken for the
+        bytes that are there, never for those that a header only promises.
     """
     try:
         with gzip.open(path) if path.endswith(".gz") else open(path, "rb") as file:
             return _read_array(file, path, num_dims)
     except EOFError as error:
-        raise InputError(f"{path}: expected a whole gzip file, found one that is truncated") from error
+        raise InputError(f"{path}: expected a whole gzip file, found a truncated one") from error
     except zlib.error as error:
         raise InputError(f"{path}: expected gzip data, found damage ({error})") from error
     except OSError as error:
@@ -56,7 +56,7 @@ def _read_array(file: IO[bytes], path: str, num_dims: int) -> np.ndarray:
     size = 1
     for length in shape:
         size *= length  # Python integers: four billion cubed must not wrap around.
-    # One byte more than expected tells a file that is too long, and makes gzip compare its checksum.
+    # One byte more than expected tells a file that is too long, and makes gzip check its sum.
     found = _read_at_most(file, size + 1)
     if len(found) != size:
         dims = "x".join(map(str, shape))
@@ -76,7 +76,8 @@ def _read_shape(file: IO[bytes], path: str, num_dims: int) -> Tuple[int, ...]:
     if magic[2] != _UNSIGNED_BYTE:
         found = _TYPE_NAMES.get(magic[2], "unknown")
         raise InputError(
-            f"{path}: expected elements of type unsigned byte (0x08), found {found} (0x{magic[2]:02x})"
+            f"{path}: expected elements of type unsigned byte (0x08), found {found} "
+            f"(0x{magic[2]:02x})"
         )
     if magic[3] != num_dims:
         raise InputError(f"{path}: expected {num_dims} dimensions, found {magic[3]}")

@@ -13,7 +13,7 @@ class Distances(NamedTuple):
 
 
 def class_means(embeddings: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """The mean [K, D] of the rows of each of the K classes that occur, by rising label, in float64."""
+    """The mean [K, D] of the rows of each class that occurs, by rising label, in float64."""
     classes, places = np.unique(labels, return_inverse=True)
     sums = np.zeros([len(classes), embeddings.shape[1]])
     np.add.at(sums, places, embeddings)

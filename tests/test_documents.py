@@ -39,9 +39,8 @@ def test_block(document, match):
     result = subprocess.run(
         [sys.executable, "-c", code],
         cwd=str(ROOT),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        universal_newlines=True,
+        capture_output=True,
+        text=True,
     )
     assert result.returncode == 0, result.stderr
     if expected is not None:

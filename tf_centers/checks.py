@@ -48,8 +48,7 @@ def batch_rows(
     checked = [_same_length(caller, embeds, other, validate) for other in others]
     sizes = [t.shape.as_list()[0] for t in [embeds] + checked]
     known = next((size for size in sizes if size is not None), None)
-    embeds = _after([] if tf.executing_eagerly() else checked, embeds, [known, num_dims])
-    checked = [_after([], t, [known]) for t in checked]
+    embeds = _after([], embeds, [known, num_dims])
     return embeds, checked[0], (checked[1] if mask is not None else None)
 
 
