@@ -10,7 +10,7 @@ from mnist_run import replacing
 # Told apart with every common colour blindness (Okabe and Ito; Tol), from dark to light.
 _COLOURS = (
     "#000000", "#332288", "#0072B2", "#56B4E9", "#009E73",
-    "#999933", "#E69F00", "#F0E442", "#D55E00", "#CC79A7",
+    "#999933", "#E69F00", "#E8D21D", "#D55E00", "#CC79A7",
 )  # fmt: skip
 _MARKERS = "o^sDvP"  # The eleventh class has the first colour again, and the second marker.
 _MAX_LEGEND_ENTRIES = 40
@@ -42,12 +42,13 @@ def draw_panel(axes: Axes, panel: Panel) -> None:
     marks, _ = project(panel.embeddings, panel.centers)
     labels = panel.labels
     classes = np.unique(np.concatenate([labels, panel.center_labels]))
+    size = 10 if len(points) <= 2000 else 5
     # One class after the other would bury the first under the last.
     for part in np.array_split(np.random.RandomState(0).permutation(len(points)), 20):
         for label in classes:
             mine = part[labels[part] == label]
             axes.scatter(
-                points[mine, 0], points[mine, 1], s=7, alpha=0.6, linewidths=0, **_look(label)
+                points[mine, 0], points[mine, 1], s=size, alpha=0.7, linewidths=0, **_look(label)
             )
     for label, (x, y) in zip(panel.center_labels, marks):
         axes.scatter(x, y, s=170, color="white", edgecolors="black", linewidths=1.2, zorder=3)

@@ -1,6 +1,7 @@
 """The graph of softmax plus center loss around the network."""
 
-from typing import Any, Dict, NamedTuple, Tuple
+import os
+from typing import Any, Dict, NamedTuple, Optional, Tuple
 
 import tensorflow.compat.v1 as tf
 from mnist_network import classify, embed_images
@@ -94,32 +95,32 @@ def build_model(settings: Settings, image_shape: Tuple[int, int], num_classes: i
     )
 
 
-def checkpoint_step(model_dir: str) -> int:
-    """The global step of the newest checkpoint in `model_dir`, 0 where it has none.
+def open_checkpoint(model_dir: str) -> Optional[tf.train.NewCheckpointReader]:
+    """A reader of the newest checkpoint in `model_dir`, None where it has none.
 
     Raises:
-      InputError: there is one, and it cannot be read or does not fit the default graph's variables.
+      InputError: there is one, and it cannot be read.
     """
-    flag = f"flag --model_dir={model_dir}"
-    state_file = f"{model_dir}/checkpoint"
+    state_file = os.path.join(model_dir, "checkpoint")
     try:
         state = tf.train.get_checkpoint_state(model_dir)
         if state is None:
             if tf.gfile.Exists(state_file):
                 raise InputError(f"{state_file}: expected the name of a checkpoint, found none")
-            return 0
-        reader = tf.train.load_checkpoint(state.model_checkpoint_path)
-        found = reader.get_variable_to_shape_map()
-        step = int(reader.get_tensor("global_step"))
-    except (tf.errors.OpError, UnicodeDecodeError, ValueError) as error:
-        raise InputError(f"{flag}: its checkpoint cannot be read: {error}") from error
+            return None
+        return tf.train.load_checkpoint(state.model_checkpoint_path)
+    except (tf.errors.OpError, ValueError) as error:
+        raise InputError(f"{state_file}: expected a readable checkpoint, found: {error}") from error
+
+
+def check_fits(reader: tf.train.NewCheckpointReader, model_dir: str) -> None:
+    """Raises `InputError` unless a checkpoint holds every variable of the default graph."""
+    found = reader.get_variable_to_shape_map()
     for variable in tf.global_variables():
         name, wanted = variable.op.name, variable.shape.as_list()
-        if name not in found:
-            raise InputError(f"{flag}: its checkpoint has no {name}; pass another folder")
-        if list(found[name]) != wanted:
+        if found.get(name) != wanted:
+            held = f"of shape {found[name]}" if name in found else "missing"
             raise InputError(
-                f"{flag}: its checkpoint holds {name} of shape {list(found[name])}, these flags "
-                f"and data need {wanted}; pass the flags of that run or another folder"
+                f"flag --model_dir={model_dir}: expected a checkpoint with {name} of shape "
+                f"{wanted}, found it {held}; pass the flags of that run or another folder"
             )
-    return step

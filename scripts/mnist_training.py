@@ -15,14 +15,15 @@ from mnist_run import InputError, Settings
 
 _CHECKPOINT_EVERY = 200
 _SUMMARY_EVERY = 20
-# Shifts of up to two pixels for the 28 of MNIST, none for images below 14.
-_PIXELS_PER_SHIFT = 14
+# Shifts by one pixel for the 28 of MNIST, by none for images below that.
+_PIXELS_PER_SHIFT = 28
 
 
 class Report(NamedTuple):
     """What a run has to show beside its checkpoints."""
 
     metrics: Dict[str, Any]  # ready for JSON
+    summary: str  # the measured values in one line
     panel: Panel  # the test embeddings, and the centers of the classes seen in training
 
 
@@ -106,16 +107,16 @@ def _run_step(
         losses = session.run((model.train, model.losses), feed)[1]
     except tf.errors.InvalidArgumentError as error:
         # The digits are valid, so only embeddings that are no longer finite are refused.
-        raise _diverged(settings, step, error.message) from error
+        raise _diverged(settings, step) from error
     if not all(math.isfinite(loss) for loss in losses.values()):
-        raise _diverged(settings, step, f"found {losses}")
+        raise _diverged(settings, step)
     return {name: float(loss) for name, loss in losses.items()}
 
 
-def _diverged(settings: Settings, step: int, found: str) -> InputError:
+def _diverged(settings: Settings, step: int) -> InputError:
     return InputError(
-        f"flag --learning_rate={settings.learning_rate}: training diverged at step {step}; "
-        f"try a smaller one ({found})"
+        f"flag --learning_rate={settings.learning_rate}: expected finite losses and embeddings, "
+        f"found others at step {step}; try a smaller rate, in another --model_dir"
     )
 
 
@@ -123,6 +124,9 @@ def report(settings: Settings, digits: Digits, model: Model) -> Report:
     """Measures the newest checkpoint in --model_dir on the test digits.
 
     Softmax alone has learned no centers; the class means of its training embeddings replace them.
+
+    Raises:
+      InputError: the last steps of training diverged.
     """
     with tf.Session() as session:
         model.saver.restore(session, tf.train.latest_checkpoint(settings.model_dir))
@@ -132,6 +136,8 @@ def report(settings: Settings, digits: Digits, model: Model) -> Report:
         step, seconds, ctrs, counts = session.run(
             (model.global_step, model.train_seconds, model.centers.ctrs, model.centers.counts)
         )
+    if not np.isfinite(evaluation.embeddings).all():
+        raise _diverged(settings, int(step))
     measured = scores(evaluation)
     writer = tf.summary.FileWriterCache.get(settings.model_dir)
     _add_scalars(writer, "test", measured, int(step))
@@ -152,7 +158,11 @@ def report(settings: Settings, digits: Digits, model: Model) -> Report:
         "train_seconds": round(float(seconds), 2),
     }
     seen = np.flatnonzero(counts)
-    return Report(metrics, Panel(evaluation.embeddings, evaluation.labels, ctrs[seen], seen))
+    return Report(
+        metrics=metrics,
+        summary=_describe(int(step), measured),
+        panel=Panel(evaluation.embeddings, evaluation.labels, ctrs[seen], seen),
+    )
 
 
 def _add_scalars(

@@ -11,6 +11,7 @@ import sys
 import warnings
 from typing import List
 
+import mnist_console
 from absl import app, flags, logging
 from mnist_data import Digits, load_digits
 from mnist_flags import define_number
@@ -117,7 +118,7 @@ def train_and_report(settings: Settings, digits: Digits) -> None:
     Raises:
       InputError: something the user can put right. An earlier run that does not fit is as it was.
     """
-    with warnings.catch_warnings():
+    with mnist_console.quiet_import(), warnings.catch_warnings():
         # TensorFlow 1.15 under a newer NumPy warns of its own source, line by line.
         warnings.simplefilter("ignore", FutureWarning)
         import tensorflow.compat.v1 as tf
@@ -128,10 +129,13 @@ def train_and_report(settings: Settings, digits: Digits) -> None:
     tf.logging.set_verbosity(tf.logging.ERROR)
     tf.disable_v2_behavior()
     trained = identity(settings, digits.crc32())
-    if tf.train.latest_checkpoint(settings.model_dir):
+    checkpoint = mnist_model.open_checkpoint(settings.model_dir)
+    if checkpoint:
         check_identity(settings.model_dir, trained)
     model = mnist_model.build_model(settings, digits.train_images.shape[1:], digits.num_classes)
-    start = mnist_model.checkpoint_step(settings.model_dir)
+    if checkpoint:
+        mnist_model.check_fits(checkpoint, settings.model_dir)
+    start = int(checkpoint.get_tensor("global_step")) if checkpoint else 0
 
     os.makedirs(settings.model_dir, exist_ok=True)
     write_json(os.path.join(settings.model_dir, SETTINGS_FILE), trained)
@@ -154,24 +158,30 @@ def train_and_report(settings: Settings, digits: Digits) -> None:
     )
     mnist_figures.write_embeddings(figure, title, report.panel)
     write_json(os.path.join(settings.model_dir, "metrics.json"), report.metrics)
-    for name, value in report.metrics.items():
-        logging.info("%s: %s", name, value)
+    logging.info("%s", report.summary)
     logging.info("wrote %s and metrics.json beside it", figure)
 
 
 def main(argv: List[str]) -> int:
     """Runs the script and returns its exit code: 2 after wrong input, which is told in one line."""
+    mnist_console.set_up_logging()
     try:
         settings = parse_settings(argv)
         digits = load_checked(settings)
         train_and_report(settings, digits)
-    except (InputError, ImportError, OSError) as error:
-        print(f"train_mnist.py: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2
+    except ImportError as error:
+        return _fail(f"{error}; pip install '.[train]' in the folder above scripts installs it all")
+    except (InputError, OSError) as error:
+        return _fail(str(error))
     except KeyboardInterrupt:
         print("train_mnist.py: interrupted; the same command resumes", file=sys.stderr)
         return 130
     return 0
+
+
+def _fail(message: str) -> int:
+    print(f"train_mnist.py: {' '.join(message.split())}", file=sys.stderr)
+    return 2
 
 
 def _leave_argv(argv: List[str]) -> List[str]:
@@ -181,6 +191,4 @@ def _leave_argv(argv: List[str]) -> List[str]:
 
 
 if __name__ == "__main__":
-    # Set before TensorFlow is imported: errors only, the user wants to see the training.
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     app.run(main, flags_parser=_leave_argv)

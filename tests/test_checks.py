@@ -42,8 +42,16 @@ def _unknown(dtype=tf.float32, shape=None):
 
 
 BUILDING = {
-    "embeds of rank 1": (lambda: (_floats(D), _ints(B)), ValueError, r"embed_batch .*\[B, D\].*5"),
-    "embeds of rank 3": (lambda: (_floats(B, D, 1), _ints(B)), ValueError, r"embed_batch .*\[B, D"),
+    "embeds of rank 1": (
+        lambda: (_floats(D), _ints(B)),
+        ValueError,
+        r"embed_batch .*\[B, 5\].*\(5,\)|embed_batch .*\[B, 5\]",
+    ),
+    "embeds of rank 3": (
+        lambda: (_floats(B, D, 1), _ints(B)),
+        ValueError,
+        r"embed_batch .*\[B, 5\]",
+    ),
     "D": (lambda: (_floats(B, D + 1), _ints(B)), ValueError, r"embed_batch .*\[B, 5\].*12, 6"),
     "B": (lambda: (_floats(B, D), _ints(B - 1)), ValueError, r"embed_batch and label_b.*12 and 11"),
     "B of a column": (
@@ -108,6 +116,8 @@ def test_wrong_keyword_when_building(kwargs, error, message, call):
         ({"is_training": 1}, TypeError, r"is_training must be a bool .*1"),
         ({"is_training": "yes"}, TypeError, r"is_training must be a bool .*'yes'"),
         ({"use_locking": True}, NotImplementedError, r"use_locking"),
+        ({"use_locking": "yes"}, TypeError, r"use_locking must be True or False, got 'yes'"),
+        ({"validate_args": 1}, TypeError, r"validate_args must be True or False, got 1"),
     ],
 )
 def test_wrong_option_of_get(kwargs, error, message):
@@ -212,9 +222,13 @@ RUNNING = {
     "labels in a row": (_with(labels=_good()["labels"][None]), r"label_batch of shape .*1 12"),
     "one-hot": (_with(labels=np.zeros([B, C], int)), r"label_batch of shape .*12 7"),
     "labels of rank 3": (_with(labels=np.zeros([B, 1, 1], int)), r"label_batch of shape .*12 1 1"),
+    "empty one-hot": (
+        _with(embeds=np.zeros([0, D]), labels=np.zeros([0, C], int), mask=np.ones([0], bool)),
+        r"label_batch of shape .*0 7",
+    ),
     "D": (_with(embeds=np.zeros([B, D + 1])), r"embed_batch of shape \[B, 5\].*12 6"),
     "one column": (_with(embeds=np.zeros([B, 1])), r"embed_batch of shape \[B, 5\].*12 1"),
-    "embeds of rank 1": (_with(embeds=np.zeros([B])), r"embed_batch of shape \[B, D\].*12"),
+    "embeds of rank 1": (_with(embeds=np.zeros([B])), r"embed_batch of shape \[B, 5\].*12"),
     "embeds of rank 3": (_with(embeds=np.zeros([B, D, 1])), r"embed_batch of shape .*12 5 1"),
     "mask too short": (_with(mask=np.ones([B - 1], bool)), r"mask .*rows.*11.*12"),
     "mask too long": (_with(mask=np.ones([B + 1], bool)), r"mask .*rows.*13.*12"),
@@ -340,6 +354,49 @@ def test_debias_refuses_a_decay_of_one_at_run_time():
         with pytest.raises(InvalidArgumentError, match=r"expected decay in \[0, 1\), found"):
             session.run(result, {holders[key]: value for key, value in _good().items()})
         assert state_bits(session, *centers) == before
+
+
+@pytest.mark.parametrize("shape", [[B, None], [None, None], None], ids=str)
+@pytest.mark.parametrize("labels_shape", [[B], [None], [B, None], None], ids=str)
+@pytest.mark.parametrize("training", [True, False])
+def test_every_result_depends_on_every_check(shape, labels_shape, training, use_resource):
+    """A wrong D is refused however much of the rest is static, and in a lookup too."""
+    make_ctrs(use_resource)
+    embeds, labels = _unknown(shape=shape), _unknown(tf.int32, labels_shape)
+    result = tf_centers.get_embed_centers(embeds, labels, is_training=training)
+    column = labels_shape == [B, None]
+    feed = {embeds: np.zeros([B, D + 1]), labels: np.zeros([B, 1] if column else [B])}
+    with initialized_session() as session:
+        with pytest.raises(InvalidArgumentError, match=r"expected embed_batch of shape \[B, 5\]"):
+            session.run(result, feed)
+
+
+@pytest.mark.parametrize("make", [tf_centers.ExponentialWindow, tf_centers.WenUpdate])
+def test_a_rate_is_read_once(make, use_resource):
+    """So that what was checked is what is used, even where somebody assigns it meanwhile."""
+    make_ctrs(use_resource)
+    rate = tf.get_variable("rate", initializer=0.5, use_resource=use_resource)
+    before = set(tf.get_default_graph().get_operations())
+    tf_centers.get_embed_centers(_floats(B, D), _ints(B), make(rate))
+    added = [op for op in tf.get_default_graph().get_operations() if op not in before]
+    reads = [op for op in added if op.type == "ReadVariableOp" and rate.op in _sources(op)]
+    casts = [op for op in added if op.type == "Cast" and rate.op in _sources(op)]
+    casts = [op for op in casts if not _sources(op) & set(casts)]
+    assert len(reads) == (1 if use_resource else 0) and len(casts) == 1
+    asserted = [op for op in added if op.type == "Assert" and casts[0] in _sources(op)]
+    used = [op for op in added if "Scatter" in op.type and casts[0] in _sources(op)]
+    assert asserted and used
+
+
+def _sources(op):
+    """Every op that a value flows from into this one."""
+    found, todo = set(), [op]
+    while todo:
+        for tensor in todo.pop().inputs:
+            if tensor.op not in found:
+                found.add(tensor.op)
+                todo.append(tensor.op)
+    return found
 
 
 @pytest.mark.parametrize("wrong", ["label too large", "label negative", "labels a scalar"])

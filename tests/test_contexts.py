@@ -1,5 +1,8 @@
 """Where the calls may stand: control flow, towers, finalized graphs, TF2 code."""
 
+import pathlib
+import sys
+
 import numpy as np
 import pytest
 import reference
@@ -8,6 +11,7 @@ import tensorflow.compat.v1 as tf
 from helpers import B, C, D, initialized_session, make_batch, make_centers, make_ctrs
 
 import tf_centers
+from tf_centers import variables
 
 MEAN = tf_centers.CumulativeMean()
 
@@ -198,6 +202,31 @@ def test_tf2_errors(in_function):
         with pytest.raises(tf.errors.InvalidArgumentError, match=message):
             call(*[tensorflow.constant(argument) for argument in arguments])
     assert not centers.ctrs.numpy().any() and not centers.counts.numpy().any()
+
+
+@needs_tf2
+@pytest.mark.eager
+def test_tf2_code_is_run_as_written(monkeypatch):
+    """AutoGraph, which rewrites what a tf.function calls, keeps out of the library."""
+    files = []
+
+    def find_and_tell(caller, centers, needs_counts=None):
+        files.append(sys._getframe(1).f_code.co_filename)
+        return centers if needs_counts is not None or caller == "nearest_centers" else centers.ctrs
+
+    monkeypatch.setattr(variables, "find_centers", find_and_tell)
+    monkeypatch.setattr(variables, "find_ctrs", find_and_tell)
+    centers = _eager_centers()
+
+    @tensorflow.function
+    def step(embeds, labels):
+        tf_centers.update_embed_centers(embeds, labels, None, centers)
+        tf_centers.get_embed_centers(embeds, labels, None, centers)
+        tf_centers.lookup_embed_centers(labels, centers)
+        return tf_centers.nearest_centers(embeds, centers)
+
+    step(tensorflow.ones([2, D]), tensorflow.constant([0, 1]))
+    assert [pathlib.Path(name).name for name in files] == ["ops.py"] * 3 + ["nearest.py"]
 
 
 @needs_tf2

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import re
 import subprocess
 import sys
 
@@ -14,6 +15,7 @@ SCRIPTS = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__)
 sys.path.insert(0, SCRIPTS)
 
 import mnist_figures  # noqa: E402
+import mnist_model  # noqa: E402
 import train_mnist  # noqa: E402
 from idx_files import write_folder  # noqa: E402
 from mnist_run import InputError, check_identity, check_model_dir, identity  # noqa: E402
@@ -41,7 +43,8 @@ def data_dir(tmp_path_factory):
 
 def run_script(*arguments):
     """Runs the script as a user would; returns its exit code and what it wrote to stderr."""
-    environment = dict(os.environ, PYTHONPATH=os.path.dirname(SCRIPTS), TF_CPP_MIN_LOG_LEVEL="3")
+    environment = dict(os.environ, PYTHONPATH=os.path.dirname(SCRIPTS))
+    environment.pop("TF_CPP_MIN_LOG_LEVEL", None)
     result = subprocess.run(
         [sys.executable, os.path.join(SCRIPTS, "train_mnist.py")] + list(arguments),
         capture_output=True,
@@ -56,6 +59,8 @@ def train(data_dir, model_dir, *arguments):
     flags += [f"--data_dir={data_dir}", f"--model_dir={model_dir}"]
     code, _, errors = run_script(*(flags + list(arguments)))
     assert code == 0, errors
+    # A library may report an error, of a missing GPU for instance, but no notice.
+    assert not re.search(r"^([IW]\d{4} |.*WARNING|.*deprecated)", errors, re.MULTILINE), errors
     with open(os.path.join(model_dir, "metrics.json"), encoding="utf-8") as file:
         return json.load(file)
 
@@ -183,6 +188,38 @@ def test_identity_names_the_difference(tmp_path):
         check_identity(str(tmp_path), identity(settings._replace(seed=2), 7))
     with pytest.raises(InputError, match="other data"):
         check_identity(str(tmp_path), identity(settings, 8))
+
+
+@pytest.mark.parametrize(
+    "state", [b"\xff\xfe", b"junk", b'model_checkpoint_path: "gone"'], ids=["bytes", "text", "gone"]
+)
+def test_broken_checkpoint(state, tmp_path):
+    assert mnist_model.open_checkpoint(str(tmp_path)) is None
+    (tmp_path / "checkpoint").write_bytes(state)
+    with pytest.raises(InputError, match="checkpoint: expected"):
+        mnist_model.open_checkpoint(str(tmp_path))
+
+
+def test_checkpoint_of_another_graph(tmp_path):
+    def build(num_dims):
+        return tf.get_variable("ctrs", [3, num_dims])
+
+    with tf.Graph().as_default(), tf.Session() as session:
+        build(2)
+        session.run(tf.global_variables_initializer())
+        tf.train.Saver().save(session, str(tmp_path / "model.ckpt"))
+    reader = mnist_model.open_checkpoint(str(tmp_path))
+    with tf.Graph().as_default():
+        build(2)
+        mnist_model.check_fits(reader, "DIR")
+    with tf.Graph().as_default():
+        build(4)
+        with pytest.raises(InputError, match=r"--model_dir=DIR.*ctrs of shape \[3, 4\].*\[3, 2\]"):
+            mnist_model.check_fits(reader, "DIR")
+    with tf.Graph().as_default():
+        tf.get_variable("other", [1])
+        with pytest.raises(InputError, match="other of shape .*missing"):
+            mnist_model.check_fits(reader, "DIR")
 
 
 @pytest.mark.parametrize("dims", [1, 2, 5])

@@ -154,6 +154,48 @@ def test_precision_of_many_rows_far_from_zero(updater, use_resource):
         np.testing.assert_allclose(session.run(centers.ctrs)[2], expected, rtol=2e-6)
 
 
+@pytest.mark.parametrize("updater", [tf_centers.CumulativeMean(), tf_centers.WenUpdate(1.0)])
+def test_precision_of_one_large_group(updater, use_resource):
+    # Added one by one in float32, 50,000 rows of 0.1 are off by 5e-4.
+    centers = make_centers(tf_centers, use_resource, 2, 1)
+    embeds = tf.placeholder(tf.float32, [None, 1])
+    result = tf_centers.get_embed_centers(embeds, tf.ones([50000], tf.int32), updater, centers)
+    expected = 0.1 if updater.needs_counts else 0.1 * 50000 / 50001
+    with initialized_session() as session:
+        found = session.run(result, {embeds: np.full([50000, 1], 0.1)})
+    np.testing.assert_allclose(found, expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize("initial", [1e10, -3e38])
+def test_the_first_row_is_the_mean_whatever_the_initial_value(initial, use_resource):
+    centers = make_centers(tf_centers, use_resource, 1, 1, initializer=[[initial]])
+    result = tf_centers.get_embed_centers([[3.0]], [0], tf_centers.CumulativeMean(), centers)
+    with initialized_session() as session:
+        assert session.run(result).tolist() == [[3.0]]
+
+
+def test_finite_rows_never_make_an_infinite_center(use_resource):
+    centers = make_centers(tf_centers, use_resource, 1, 1, initializer=[[-3e38]])
+    result = tf_centers.get_embed_centers([[3e38]], [0], tf_centers.ExponentialWindow(0.0), centers)
+    with initialized_session() as session:
+        np.testing.assert_allclose(session.run(result), [[3e38]], rtol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", [tf.float16, tf.bfloat16])
+def test_half_precision_centers_are_summed_in_full(dtype, use_resource):
+    # 600 weights of 1 / 600 each, and their products, would be off by percents in half precision.
+    centers = make_centers(tf_centers, use_resource, 2, 1, dtype=dtype)
+    rows = np.linspace(1.0, 3.0, 600)[:, None]
+    result = tf_centers.get_embed_centers(
+        tf.constant(rows, tf.float32), [1] * 600, tf_centers.CumulativeMean(), centers
+    )
+    expected = rows.astype(dtype.as_numpy_dtype).astype(np.float64).mean()
+    with initialized_session() as session:
+        found = session.run(result).astype(np.float64)
+    step = {tf.float16: 2**-9, tf.bfloat16: 2**-6}[dtype]  # to the next value of the dtype
+    np.testing.assert_allclose(found, expected, atol=0.6 * step)
+
+
 @pytest.mark.parametrize("kind", ["placeholder", "variable", "float64"])
 def test_rate_as_tensor(kind, use_resource):
     def schedule():

@@ -87,6 +87,31 @@ def test_create_twice_is_refused_unless_the_scope_reuses(use_resource):
     assert len(_variables()) == 2
 
 
+def test_create_checks_a_count_that_is_there(use_resource):
+    make_ctrs(use_resource)
+    with tf.variable_scope("embed"):
+        tf.get_variable("ctrs_count", [C], tf.int32, use_resource=use_resource)
+    with tf.variable_scope("", reuse=True):
+        with pytest.raises(TypeError, match="^create_embed_centers: counts must be int64"):
+            make_centers(tf_centers, use_resource)
+
+
+def test_a_ref_variable_is_read_where_it_lives():
+    """Elsewhere, its whole value would cross to the device of the gather."""
+    make_ctrs(False)
+    with tf.device("/job:worker/task:1"):
+        tf_centers.get_embed_centers([[1.0] * D], [1], MEAN)
+        tf_centers.lookup_embed_centers([1])
+    for variable in tf.global_variables():
+        readers = [op for op in variable.op.outputs[0].consumers() if "embed_centers" in op.name]
+        assert readers
+        (where,) = variable.op.colocation_groups()
+        for reader in readers:
+            assert where in reader.colocation_groups()
+            for gather in reader.outputs[0].consumers() if reader.outputs else []:
+                assert where in gather.colocation_groups()
+
+
 def test_create_adds_the_count_of_a_legacy_variable(use_resource):
     ctrs = make_ctrs(use_resource)
     with tf.variable_scope("", reuse=True):
@@ -173,6 +198,95 @@ def test_partitioned_scope_is_refused_before_anything_is_made():
             tf.get_variable("ctrs", [C, D])
     with pytest.raises(NotImplementedError, match="^update_embed_centers: embed/ctrs is sharded"):
         _update()
+
+
+@pytest.mark.parametrize("initializer", ["zeros", lambda: None])
+def test_create_refuses_what_is_no_initializer(initializer, use_resource):
+    with pytest.raises((TypeError, ValueError), match="^create_embed_centers: "):
+        make_centers(tf_centers, use_resource, initializer=initializer)
+
+
+def test_create_casts_an_initial_value(use_resource):
+    initializer = tf.fill([C, D], tf.constant(0.5, tf.float64))
+    centers = make_centers(tf_centers, use_resource, initializer=initializer)
+    assert centers.ctrs.dtype.base_dtype == tf.float32
+    with initialized_session() as session:
+        assert (session.run(centers.ctrs) == 0.5).all()
+
+
+def test_create_checks_what_it_has_made(use_resource):
+    def wrong_shape(shape, dtype, partition_info=None):
+        return tf.zeros([2, 2], dtype)
+
+    with pytest.raises(ValueError, match="^create_embed_centers: "):
+        make_centers(tf_centers, use_resource, initializer=wrong_shape)
+    assert "embed/ctrs_count:0" not in _variables()
+
+
+def test_regularizer_of_the_scope_is_not_for_centers(use_resource):
+    with tf.variable_scope("", regularizer=tf.nn.l2_loss):
+        make_centers(tf_centers, use_resource)
+    assert not tf.get_collection(tf.GraphKeys.REGULARIZATION_LOSSES)
+
+
+def test_imported_graph(use_resource, tmp_path):
+    make_centers(tf_centers, use_resource)
+    tf.train.export_meta_graph(os.path.join(str(tmp_path), "graph"))
+    with tf.Graph().as_default():
+        tf.train.import_meta_graph(os.path.join(str(tmp_path), "graph"))
+        with tf.variable_scope("", reuse=tf.AUTO_REUSE):
+            make_centers(tf_centers, use_resource)
+        update = _update()
+        assert sorted(_variables()) == ["embed/ctrs:0", "embed/ctrs_count:0"]
+        with initialized_session() as session:
+            session.run(update)
+
+
+def test_count_whose_name_is_taken(use_resource):
+    ctrs = make_ctrs(use_resource)
+    tf.constant(0, name="embed/ctrs_count")
+    for _ in range(2):
+        with pytest.raises(ValueError, match="^update_embed_centers: .*embed/ctrs_count.*name"):
+            _update()
+    assert tf.global_variables() == [ctrs]
+
+
+def test_another_variable_of_that_name_does_not_matter_to_a_lookup(use_resource):
+    make_ctrs(use_resource)
+    with tf.variable_scope("embed"):
+        tf.get_variable("ctrs_count", [C], use_resource=use_resource)
+    tf_centers.lookup_embed_centers([1])
+    with pytest.raises(TypeError, match="^update_embed_centers: counts must be int64"):
+        _update()
+
+
+def test_centers_of_another_graph_leave_nothing_behind(use_resource):
+    with tf.Graph().as_default():
+        ctrs = make_ctrs(use_resource)
+    with pytest.raises(ValueError, match="^update_embed_centers: .*another graph"):
+        _update(ctrs)
+    assert not tf.global_variables()
+
+
+def test_count_is_placed_as_the_centers_are(use_resource):
+    with tf.device("/job:ps/task:1"):
+        make_ctrs(use_resource)
+    with tf.device("/job:ps/task:0"):
+        other = tf.get_variable("other", [1], use_resource=use_resource)
+    with tf.get_default_graph().colocate_with(other.op):
+        _update()
+    counts = [v for v in tf.global_variables() if v.name == "embed/ctrs_count:0"][0]
+    assert counts.op.colocation_groups() == [b"loc:@embed/ctrs"]
+    assert counts.device == "/job:ps/task:1"
+
+
+def test_relative_name_comes_first_when_it_is_sharded(use_resource):
+    make_ctrs(use_resource)
+    with tf.variable_scope("tower", partitioner=tf.fixed_size_partitioner(2)):
+        with tf.variable_scope("embed"):
+            tf.get_variable("ctrs", [C, D])
+        with pytest.raises(NotImplementedError, match="tower/embed/ctrs is sharded"):
+            _update()
 
 
 @pytest.mark.parametrize("restored", ["ref", "resource"])

@@ -59,6 +59,13 @@ def as_switch(caller: str, name: str, value: Any) -> Union[bool, tf.Tensor]:
     return tensor
 
 
+def check_bool(caller: str, name: str, value: Any) -> bool:
+    """Returns a Python bool; anything else is a `TypeError`."""
+    if not isinstance(value, (bool, np.bool_)):
+        raise TypeError(f"{caller}: {name} must be True or False, got {value!r}")
+    return bool(value)
+
+
 def as_size(caller: str, name: str, value: Any) -> int:
     """Returns a Python integer that is at least 1."""
     size = _as_int(value)
@@ -87,7 +94,7 @@ def check_choice(caller: str, name: str, value: Any, choices: Tuple[str, ...]) -
 def check_rate(caller: str, name: str, value: Any, below_one: bool = False) -> None:
     """Raises a `ValueError` unless a rate is a float in [0, 1] (`below_one`: [0, 1)) or a tensor.
 
-    The value of a tensor is for `assert_rate`.
+    The value of a tensor is checked at run time, by `Updater.prepare`.
     """
     allowed = f"in [0, 1{')' if below_one else ']'}"
     if tf.is_tensor(value) or isinstance(value, Variable):
@@ -115,6 +122,8 @@ def _as_int(value: Any) -> Optional[int]:
 
 def _as_tensor(caller: str, name: str, value: Any) -> tf.Tensor:
     try:
-        return tf.convert_to_tensor(value)
+        tensor = tf.convert_to_tensor(value)
     except (TypeError, ValueError, OverflowError) as error:
         raise TypeError(f"{caller}: {name} must be a dense tensor, got {value!r}") from error
+    # What an assignment to a ref variable returns has a dtype of its own kind.
+    return tensor if tensor.dtype == tensor.dtype.base_dtype else tf.identity(tensor)

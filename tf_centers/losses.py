@@ -39,7 +39,7 @@ def center_loss(embed_batch: Any, embed_ctrs_batch: Any, name: Optional[str] = N
         embeds = arguments.as_floats(caller, "embed_batch", embed_batch)
         ctrs = arguments.as_floats(caller, "embed_ctrs_batch", embed_ctrs_batch)
         embeds, ctrs = checks.same_shape(
-            caller, ("embed_batch", embeds), ("embed_ctrs_batch", ctrs)
+            checks.Checks(caller), ("embed_batch", embeds), ("embed_ctrs_batch", ctrs)
         )
         dtype = _wider(embeds.dtype, ctrs.dtype)
         # Squares of half precision overflow from 256 on.

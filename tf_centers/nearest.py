@@ -4,13 +4,19 @@ from typing import Any, NamedTuple, Optional
 
 import tensorflow.compat.v1 as tf
 
-from tf_centers import arguments, checks, variables
+from tf_centers import arguments, variables
 from tf_centers.autograph import as_written
+from tf_centers.checks import Checks, matrix
+from tf_centers.rows import loop_value, read_rows
 from tf_centers.variables import CentersLike
 
-# Rows and elements of the table that are held at a time, so that memory stays bounded.
-_BLOCK_ROWS = 8192
-_BLOCK_ELEMENTS = 2**22
+# How much is held at a time, so that memory stays bounded whatever B, C and k are: rows of the
+# batch, rows of the table, and elements of any one tensor.
+_BATCH_ROWS = 1024
+_TABLE_ROWS = 8192
+_ELEMENTS = 2**22
+# Candidates beyond k whose distance is measured directly, for those that nearly tie.
+_SPARE_CANDIDATES = 8
 
 
 class NearestCenters(NamedTuple):
@@ -35,9 +41,9 @@ def nearest_centers(
     """Finds the k classes whose centers have the smallest Euclidean distance to each row.
 
     Where counts exist, classes that were never seen are not candidates. A center or a row that
-    is not finite is near to nothing. Equal distances rank by class. The squared distance is
-    expanded to `x.x - 2 x.c + c.c` and computed in float64, a block of classes at a time: its
-    error is about 1e-15 times `x.x + c.c`.
+    is not finite is near to nothing. Equal distances rank by class. Candidates are found by the
+    expanded square `x.x - 2 x.c + c.c` in float64, by a matrix product for a block of classes at a
+    time; their distances are then measured directly.
 
     Args:
       embed_batch: floating `[B, D]`.
@@ -69,48 +75,94 @@ def nearest_centers(
     with tf.name_scope(name, caller, [embed_batch]):
         ctrs, counts = variables.find_centers(caller, centers)
         num_classes, num_dims = ctrs.shape.as_list()
+        dtype = ctrs.dtype.base_dtype
         k = arguments.as_count(caller, "k", k, num_classes)
         embeds = arguments.as_floats(caller, "embed_batch", embed_batch)
-        embeds = checks.matrix(caller, "embed_batch", embeds, num_dims, validate=True)
-        embeds = tf.cast(embeds, tf.float64)
-        labels = tf.zeros([tf.shape(embeds)[0], 0], tf.int64)
-        squares = tf.zeros([tf.shape(embeds)[0], 0], tf.float64)
-        size = max(1, min(_BLOCK_ROWS, _BLOCK_ELEMENTS // num_dims))
-        for start in range(0, num_classes, size):
-            block = tf.range(start, min(start + size, num_classes), dtype=tf.int64)
-            # One block after another: side by side they would hold the whole table.
-            with tf.control_dependencies([squares]):
-                found = _squared_distances(embeds, ctrs, counts, tf.identity(block))
-            labels, squares = _merge(labels, squares, block, found, k)
-        distances = tf.cast(tf.sqrt(squares), ctrs.dtype.base_dtype)
-        labels = tf.where(tf.is_inf(squares), -tf.ones_like(labels), labels)
+        embeds = matrix(Checks(caller), "embed_batch", embeds, num_dims)
+        # Ref variables cannot enter every kind of loop, but their values can.
+        ctrs, counts = loop_value(ctrs), loop_value(counts)
+        count = min(k + _SPARE_CANDIDATES, num_classes)
+        size = max(1, min(_BATCH_ROWS, _ELEMENTS // (count * num_dims)))
+
+        def search(start: Any, labels: Any, squares: Any) -> Any:
+            rows = tf.cast(embeds[start : start + size], tf.float64)
+            found = _find_candidates(rows, ctrs, counts, count)
+            found = _measure(rows, ctrs, found, k)
+            return (
+                start + size,
+                tf.concat([labels, found.labels], axis=0),
+                tf.concat([squares, found.distances], axis=0),
+            )
+
+        _, labels, squares = tf.while_loop(
+            lambda start, *_: start < tf.shape(embeds)[0],
+            search,
+            (tf.constant(0), tf.zeros([0, k], tf.int64), tf.zeros([0, k], tf.float64)),
+            shape_invariants=(
+                tf.TensorShape([]),
+                tf.TensorShape([None, k]),
+                tf.TensorShape([None, k]),
+            ),
+            parallel_iterations=1,
+            back_prop=False,
+        )
+        distances = tf.cast(tf.sqrt(squares), dtype)
+        if not tf.executing_eagerly():
+            labels.set_shape([embeds.shape[0], k])
+            distances.set_shape([embeds.shape[0], k])
         return NearestCenters(tf.stop_gradient(labels), tf.stop_gradient(distances))
 
 
-def _squared_distances(embeds: tf.Tensor, ctrs: Any, counts: Any, block: tf.Tensor) -> tf.Tensor:
-    """Squared distances `[B, len(block)]`, infinite where a class is no candidate."""
-    rows = tf.cast(variables.read_rows(ctrs, block), tf.float64)
+def _find_candidates(rows: tf.Tensor, ctrs: Any, counts: Any, count: int) -> NearestCenters:
+    """The `count` classes of the smallest expanded squares, in any order; infinite if none."""
+    num_classes, num_dims = ctrs.shape.as_list()
+    size = max(count, min(_TABLE_ROWS, _ELEMENTS // num_dims))
+    labels = tf.zeros([tf.shape(rows)[0], 0], tf.int64)
+    squares = tf.zeros([tf.shape(rows)[0], 0], tf.float64)
+    for start in range(0, num_classes, size):
+        # One block after another: side by side they would hold the whole table.
+        with tf.control_dependencies([squares]):
+            block = tf.range(start, min(start + size, num_classes), dtype=tf.int64)
+        more, position = tf.nn.top_k(
+            -_expanded_squares(rows, ctrs, counts, block), min(count, num_classes - start)
+        )
+        squares = tf.concat([squares, -more], axis=1)
+        labels = tf.concat([labels, tf.gather(block, position)], axis=1)
+        if start > 0:
+            best, position = tf.nn.top_k(-squares, count)
+            labels, squares = tf.batch_gather(labels, position), -best
+    return NearestCenters(labels, squares)
+
+
+def _expanded_squares(rows: tf.Tensor, ctrs: Any, counts: Any, block: tf.Tensor) -> tf.Tensor:
+    """Squared distances of each row to a block of classes; infinite where one is no candidate."""
+    table = tf.cast(read_rows(ctrs, block), tf.float64)
     squares = (
-        tf.reduce_sum(tf.square(embeds), axis=1, keepdims=True)
-        - 2.0 * tf.matmul(embeds, rows, transpose_b=True)
-        + tf.reduce_sum(tf.square(rows), axis=1)
+        tf.reduce_sum(tf.square(rows), axis=1, keepdims=True)
+        - 2.0 * tf.matmul(rows, table, transpose_b=True)
+        + tf.reduce_sum(tf.square(table), axis=1)
     )
     candidate = tf.is_finite(squares)
     if counts is not None:
-        candidate = tf.logical_and(candidate, variables.read_rows(counts, block) > 0)
-    infinite = tf.fill(tf.shape(squares), tf.constant(float("inf"), tf.float64))
-    return tf.where(candidate, tf.maximum(squares, 0.0), infinite)
+        candidate = tf.logical_and(candidate, read_rows(counts, block) > 0)
+    return tf.where(candidate, squares, tf.fill(tf.shape(squares), _infinity()))
 
 
-def _merge(
-    labels: tf.Tensor, squares: tf.Tensor, block: tf.Tensor, found: tf.Tensor, k: int
-) -> Any:
-    """The k best of those found so far and a further block's, the nearest first."""
-    count = min(k, found.shape.as_list()[1])
-    nearest, position = tf.nn.top_k(-found, count)
-    squares = tf.concat([squares, -nearest], axis=1)
-    labels = tf.concat([labels, tf.gather(block, position)], axis=1)
-    count = min(k, squares.shape.as_list()[1])
-    nearest, position = tf.nn.top_k(-squares, count)
-    # The classes so far come first and top_k is stable, so equal distances rank by class.
-    return tf.batch_gather(labels, position), -nearest
+def _measure(rows: tf.Tensor, ctrs: Any, found: NearestCenters, k: int) -> NearestCenters:
+    """The k nearest of the candidates and their squared distances, by direct subtraction."""
+    # In the order of their classes, since top_k prefers the first of equals.
+    order = tf.argsort(found.labels, axis=1)
+    labels = tf.batch_gather(found.labels, order)
+    expanded = tf.batch_gather(found.distances, order)
+    table = tf.cast(read_rows(ctrs, labels), tf.float64)
+    squares = tf.reduce_sum(tf.square(tf.expand_dims(rows, 1) - table), axis=2)
+    infinite = tf.fill(tf.shape(squares), _infinity())
+    squares = tf.where(tf.is_inf(expanded), infinite, squares)
+    nearest, position = tf.nn.top_k(-squares, k)
+    labels = tf.batch_gather(labels, position)
+    labels = tf.where(tf.is_inf(nearest), -tf.ones_like(labels), labels)
+    return NearestCenters(labels, -nearest)
+
+
+def _infinity() -> tf.Tensor:
+    return tf.constant(float("inf"), tf.float64)

@@ -4,9 +4,11 @@ from typing import Any, Optional
 
 import tensorflow.compat.v1 as tf
 
-from tf_centers import arguments, checks, variables
+from tf_centers import arguments, variables
 from tf_centers.autograph import as_written
-from tf_centers.update import check_batch, fill_in, update_if, update_rows
+from tf_centers.checks import Checks, in_range, label_vector
+from tf_centers.rows import read_rows
+from tf_centers.update import check_batch, fill_in, update_rows, update_rows_if
 from tf_centers.updaters import ExponentialWindow, Updater
 from tf_centers.variables import CentersLike
 
@@ -60,8 +62,9 @@ def get_embed_centers(
       TypeError: embeddings that are not floating, labels that are not integers, a mask or an
         `is_training` that is not bool, an updater that is none.
       ValueError: shapes known not to fit, missing centers, an unknown `read`.
+      NotImplementedError: `use_locking`, or sharded centers.
       tf.errors.InvalidArgumentError: at run time, for a label out of range or a NaN or Inf in an
-        unmasked row, or shapes that turn out not to fit.
+        unmasked row, shapes that turn out not to fit, or a tensor `decay` or `alpha` out of range.
 
     Example:
       >>> with tf.variable_scope("embed"):
@@ -80,17 +83,18 @@ def get_embed_centers(
         arguments.check_choice(caller, "read", read, ("after", "before"))
         _refuse_locking(caller, use_locking)
         training = arguments.as_switch(caller, "is_training", is_training)
+        checks = Checks(caller, arguments.check_bool(caller, "validate_args", validate_args))
         needs_counts = training is not False and updater.needs_counts
         found = variables.find_centers(caller, centers, needs_counts)
-        batch = check_batch(caller, found, embed_batch, label_batch, mask, validate_args)
+        batch = check_batch(checks, found, embed_batch, label_batch, mask)
         if training is False:
-            rows = variables.read_rows(found.ctrs, batch.labels)
+            rows = read_rows(found.ctrs, batch.labels)
         elif training is True:
-            update = update_rows(caller, found, updater, batch, validate_args)
+            update = update_rows(checks, found, updater, batch)
             with tf.control_dependencies(update.writes):
                 rows = tf.gather(update.new if read == "after" else update.old, update.index)
         else:
-            rows = update_if(caller, training, found, updater, batch, read, validate_args)
+            rows = update_rows_if(checks, training, found, updater, batch, read)
         return fill_in(batch, rows)
 
 
@@ -138,9 +142,10 @@ def update_embed_centers(
     with tf.name_scope(name, caller, [embed_batch, label_batch]):
         updater = _as_updater(caller, updater)
         _refuse_locking(caller, use_locking)
+        checks = Checks(caller, arguments.check_bool(caller, "validate_args", validate_args))
         found = variables.find_centers(caller, centers, updater.needs_counts)
-        batch = check_batch(caller, found, embed_batch, label_batch, mask, validate_args)
-        return tf.group(*update_rows(caller, found, updater, batch, validate_args).writes)
+        batch = check_batch(checks, found, embed_batch, label_batch, mask)
+        return tf.group(*update_rows(checks, found, updater, batch).writes)
 
 
 @as_written
@@ -175,11 +180,12 @@ def lookup_embed_centers(
     """
     caller = "lookup_embed_centers"
     with tf.name_scope(name, caller, [label_batch]):
-        ctrs = variables.find_centers(caller, centers).ctrs
+        checks = Checks(caller)
+        ctrs = variables.find_ctrs(caller, centers)
         labels = arguments.as_labels(caller, "label_batch", label_batch)
-        labels = checks.label_vector(caller, labels, validate=True)
-        labels = checks.in_range(caller, labels, ctrs.shape.as_list()[0], validate=True)
-        return tf.stop_gradient(variables.read_rows(ctrs, labels))
+        labels = label_vector(checks, labels)
+        labels = in_range(checks, labels, ctrs.shape.as_list()[0])
+        return tf.stop_gradient(read_rows(ctrs, labels))
 
 
 def _as_updater(caller: str, updater: Any) -> Updater:
@@ -194,5 +200,5 @@ def _as_updater(caller: str, updater: Any) -> Updater:
 
 
 def _refuse_locking(caller: str, use_locking: Any) -> None:
-    if use_locking:
+    if arguments.check_bool(caller, "use_locking", use_locking):
         raise NotImplementedError(f"{caller}: use_locking=True is not supported yet")

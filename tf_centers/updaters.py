@@ -5,13 +5,15 @@ row, and differ in the row weights `w` alone. Weights are computed in float64, s
 and `N + k` lose their last digits in float32, and on `[B]` that costs next to nothing.
 """
 
+import dataclasses
 from dataclasses import dataclass
-from typing import Any, List, Optional
+from typing import Any, Optional
 
 import tensorflow.compat.v1 as tf
 from tensorflow import Variable
 
-from tf_centers import arguments, checks
+from tf_centers import arguments
+from tf_centers.checks import Checks
 from tf_centers.grouping import Groups, count_later_rows
 
 _WEIGHT_DTYPE = tf.float64
@@ -35,10 +37,10 @@ class Updater:
         """
         raise NotImplementedError
 
-    def assertions(self, caller: str) -> List[Any]:
-        """Run-time checks of the updater's own parameters."""
-        del caller
-        return []
+    def prepare(self, checks: Checks) -> "Updater":
+        """The updater with its tensor parameters read once, and their checks added."""
+        del checks
+        return self
 
 
 @dataclass(frozen=True, eq=False)
@@ -104,8 +106,10 @@ class ExponentialWindow(Updater):
             raise ValueError(
                 f"{caller}: duplicates must be 'sequential' or 'sum', got {self.duplicates!r}"
             )
-        if not isinstance(self.debias, bool):
-            raise ValueError(f"{caller}: debias must be True or False, got {self.debias!r}")
+        try:
+            arguments.check_bool(caller, "debias", self.debias)
+        except TypeError as error:
+            raise ValueError(str(error)) from None
         if self.debias and self.duplicates == "sum":
             raise ValueError(f"{caller}: debias=True cannot go with duplicates='sum'")
         arguments.check_rate(caller, "decay", self.decay, below_one=self.debias)
@@ -125,8 +129,9 @@ class ExponentialWindow(Updater):
             weights /= tf.gather(1.0 - tf.pow(decay, total), groups.index)
         return weights
 
-    def assertions(self, caller: str) -> List[Any]:
-        return checks.assert_rate(caller, "decay", self.decay, below_one=self.debias)
+    def prepare(self, checks: Checks) -> Updater:
+        decay = _read_rate(checks, "decay", self.decay, below_one=self.debias)
+        return dataclasses.replace(self, decay=decay)
 
 
 @dataclass(frozen=True, eq=False)
@@ -161,12 +166,23 @@ class WenUpdate(Updater):
         weights = alpha / (1.0 + tf.cast(groups.sizes, _WEIGHT_DTYPE))
         return tf.gather(weights, groups.index)
 
-    def assertions(self, caller: str) -> List[Any]:
-        return checks.assert_rate(caller, "alpha", self.alpha)
+    def prepare(self, checks: Checks) -> Updater:
+        return dataclasses.replace(self, alpha=_read_rate(checks, "alpha", self.alpha))
+
+
+def _read_rate(checks: Checks, name: str, rate: Any, below_one: bool = False) -> Any:
+    if not tf.is_tensor(rate) and not isinstance(rate, Variable):
+        return rate
+    # The cast is a copy: what is checked is what is used, whoever assigns a variable meanwhile.
+    rate = tf.cast(rate, _WEIGHT_DTYPE)
+    checks.require(
+        lambda: tf.logical_and(rate >= 0, rate < 1 if below_one else rate <= 1),
+        f"{name} in [0, 1{')' if below_one else ']'}, found",
+        rate,
+    )
+    return rate
 
 
 def _as_weight(rate: Any) -> tf.Tensor:
     # tf.cast would round a Python float to float32 on its way to float64.
-    if tf.is_tensor(rate) or isinstance(rate, Variable):
-        return tf.cast(rate, _WEIGHT_DTYPE)
-    return tf.constant(float(rate), _WEIGHT_DTYPE)
+    return rate if tf.is_tensor(rate) else tf.constant(float(rate), _WEIGHT_DTYPE)

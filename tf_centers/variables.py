@@ -1,13 +1,13 @@
-"""Where the state lives: the only module that makes, finds, reads or writes a variable."""
+"""Where the state lives: the only module that makes or finds a variable."""
 
-import contextlib
-from typing import Any, List, NamedTuple, Optional, Union
+from typing import Any, List, NamedTuple, Union
 
 import tensorflow.compat.v1 as tf
 from tensorflow import Variable  # compat.v1's Variable leaves out TF2's resource variables
 
 from tf_centers import arguments
 from tf_centers.autograph import as_written
+from tf_centers.rows import colocated, is_ref, outside_graphs
 
 _FLOAT_DTYPES = (tf.float16, tf.bfloat16, tf.float32, tf.float64)
 
@@ -61,31 +61,37 @@ def create_embed_centers(
     if not isinstance(scope, str):
         raise TypeError(f"{caller}: scope must be a string, got {scope!r}")
     dtype = _as_float_dtype(caller, dtype)
-    shape: Optional[List[int]] = [num_classes, num_dims]
-    if initializer is None:
-        initializer = tf.zeros_initializer()
-    elif not callable(initializer):
-        initializer = tf.convert_to_tensor(initializer, dtype)
-        if not initializer.shape.is_compatible_with(shape):
-            raise ValueError(
-                f"{caller}: initializer must have shape {shape}, got {initializer.shape}"
-            )
-        shape = None  # get_variable takes it from the tensor
-    if tf.get_variable_scope().partitioner is not None:
-        raise NotImplementedError(
-            f"{caller}: centers cannot be sharded yet, but the current variable scope has a "
-            "partitioner"
+    shape = [num_classes, num_dims]
+    name = _join(tf.get_variable_scope().name, scope, "ctrs")
+    ctrs = _find_variable(name)
+    if ctrs is None:
+        ctrs = _make_ctrs(caller, scope, shape, dtype, initializer)
+    elif not tf.get_variable_scope().reuse:
+        raise ValueError(
+            f"{caller}: {name} already exists; pass it as centers to the other calls, or create it "
+            "in a scope with reuse=tf.AUTO_REUSE"
         )
-    try:
-        with tf.variable_scope(scope):
-            ctrs = tf.get_variable("ctrs", shape, dtype, initializer, trainable=False)
-    except ValueError as error:
-        raise ValueError(f"{caller}: {error}") from error
+    _check_ctrs(caller, ctrs)
+    if ctrs.shape.as_list() != shape or ctrs.dtype.base_dtype != dtype:
+        raise ValueError(
+            f"{caller}: expected {name} of shape {shape} and {dtype.name}, found shape "
+            f"{ctrs.shape.as_list()} and {ctrs.dtype.base_dtype.name}"
+        )
     counts = _find_counts(ctrs)
     if counts is None:
-        counts = _make_counts(ctrs)
+        counts = _make_counts(caller, ctrs)
     _check_counts(caller, counts, ctrs)
     return EmbedCenters(ctrs, counts)
+
+
+def find_ctrs(caller: str, centers: CentersLike) -> Any:
+    """Turns what a caller passed as `centers` into the checked variable of the centers."""
+    if isinstance(centers, str):
+        ctrs = _find_by_scope(caller, centers)
+    else:
+        ctrs = centers.ctrs if isinstance(centers, EmbedCenters) else centers
+    _check_ctrs(caller, ctrs)
+    return ctrs
 
 
 def find_centers(caller: str, centers: CentersLike, needs_counts: bool = False) -> EmbedCenters:
@@ -94,59 +100,21 @@ def find_centers(caller: str, centers: CentersLike, needs_counts: bool = False) 
     Counts that exist are always found; where there are none and `needs_counts` is set, they are
     made beside the centers.
     """
-    counts = None
-    if isinstance(centers, str):
-        ctrs = _find_by_scope(caller, centers)
-    elif isinstance(centers, EmbedCenters):
-        ctrs, counts = centers
-    else:
-        ctrs = centers
-    _check_ctrs(caller, ctrs)
+    ctrs = find_ctrs(caller, centers)
+    counts = centers.counts if isinstance(centers, EmbedCenters) else None
     if counts is None:
         counts = _find_counts(ctrs)
     if counts is None and needs_counts:
-        if _outside_graphs():
+        if outside_graphs():
             raise ValueError(
                 f"{caller}: this updater needs counts, and outside of a graph they are not found "
                 "by name; pass centers=EmbedCenters(ctrs, counts) with counts an int64 variable "
                 f"of shape [{ctrs.shape[0]}]"
             )
-        counts = _make_counts(ctrs)
+        counts = _make_counts(caller, ctrs)
     if counts is not None:
         _check_counts(caller, counts, ctrs)
     return EmbedCenters(ctrs, counts)
-
-
-def read_rows(variable: Any, rows: tf.Tensor) -> tf.Tensor:
-    """Gathers rows of a variable, as they are after every control dependency in force."""
-    if not _is_ref(variable):
-        return tf.gather(variable, rows)
-    # The tensor that a ref variable converts to was made with the variable, before any update.
-    with _colocated(variable):
-        return tf.gather(variable.read_value(), rows)
-
-
-def write_rows(variable: Any, rows: tf.Tensor, values: tf.Tensor) -> Any:
-    """Overwrites rows of a variable; what it returns is for control dependencies only."""
-    return tf.scatter_update(variable, rows, values)
-
-
-def _outside_graphs() -> bool:
-    """Whether variables are eager ones here: in TF2 code, or a `tf.function` of such code."""
-    with tf.init_scope():
-        return bool(tf.executing_eagerly())
-
-
-def _is_ref(variable: Any) -> bool:
-    return bool(variable.dtype != variable.dtype.base_dtype)
-
-
-def _colocated(variable: Any) -> Any:
-    # An op that takes a resource follows it by itself; one that reads a ref variable's value
-    # would otherwise have the whole table sent to its own device.
-    if _outside_graphs():
-        return contextlib.nullcontext()
-    return tf.get_default_graph().colocate_with(variable.op)
 
 
 def _as_float_dtype(caller: str, dtype: Any) -> tf.DType:
@@ -164,7 +132,8 @@ def _join(*names: str) -> str:
 
 
 def _find_variable(name: str) -> Any:
-    return next((v for v in tf.global_variables() if v.name == f"{name}:0"), None)
+    candidates = tf.global_variables() + tf.local_variables()
+    return next((v for v in candidates if v.name == f"{name}:0"), None)
 
 
 def _find_by_scope(caller: str, scope: str) -> Any:
@@ -174,10 +143,9 @@ def _find_by_scope(caller: str, scope: str) -> Any:
         found = _find_variable(name)
         if found is not None:
             return found
-    for name in names:
         if _find_variable(f"{name}/part_0") is not None:
             raise NotImplementedError(f"{caller}: {name} is sharded, which is not supported yet")
-    if _outside_graphs():
+    if outside_graphs():
         raise ValueError(
             f"{caller}: centers={scope!r} names a variable scope of a graph; called eagerly or "
             "inside a tf.function, pass centers=EmbedCenters(ctrs, counts) with the variables"
@@ -195,17 +163,49 @@ def _counts_name(ctrs: Any) -> str:
 
 
 def _find_counts(ctrs: Any) -> Any:
-    if _outside_graphs():
+    if outside_graphs():
         return None  # names of eager variables are not unique
     return _find_variable(_counts_name(ctrs))
 
 
-def _make_counts(ctrs: Any) -> Any:
-    scope, _, name = _counts_name(ctrs).rpartition("/")
+def _make_ctrs(caller: str, scope: str, shape: List[int], dtype: tf.DType, init: Any) -> Any:
+    if tf.get_variable_scope().partitioner is not None:
+        raise NotImplementedError(
+            f"{caller}: centers cannot be sharded yet, but the current variable scope has a "
+            "partitioner"
+        )
+    how = {"trainable": False, "regularizer": tf.no_regularizer}
+    try:
+        if init is None:
+            init = tf.zeros_initializer()
+        elif not callable(init):
+            init = tf.cast(tf.convert_to_tensor(init), dtype)
+            if init.shape.as_list() != shape:
+                raise ValueError(f"initializer must have shape {shape}, got {init.shape}")
+        with tf.variable_scope(scope):
+            if callable(init):
+                return tf.get_variable("ctrs", shape, dtype, init, **how)
+            return tf.get_variable("ctrs", initializer=init, **how)
+    except (TypeError, ValueError) as error:
+        raise type(error)(f"{caller}: {error}") from error
+
+
+def _make_counts(caller: str, ctrs: Any) -> Any:
+    full_name = _counts_name(ctrs)
+    scope, _, name = full_name.rpartition("/")
     # The scope is made afresh, so that neither `reuse` nor a custom getter of the caller's scope
     # applies; init_scope leaves any control flow or function the caller is in.
-    with tf.init_scope(), _colocated(ctrs):
-        with tf.variable_scope(
+    with tf.init_scope():
+        graph = tf.get_default_graph()
+        if not tf.executing_eagerly():
+            if ctrs.graph is not graph:
+                raise ValueError(f"{caller}: {ctrs.name} belongs to another graph")
+            if any(op.name == full_name for op in graph.get_operations()):
+                raise ValueError(
+                    f"{caller}: the count of {ctrs.name} would be {full_name}, but an op that is "
+                    "no variable of this graph has that name; pass EmbedCenters(ctrs, counts)"
+                )
+        with colocated(ctrs), tf.variable_scope(
             tf.VariableScope(reuse=False, name=scope), auxiliary_name_scope=False
         ):
             return tf.get_variable(
@@ -214,7 +214,7 @@ def _make_counts(ctrs: Any) -> Any:
                 tf.int64,
                 tf.zeros_initializer(),
                 trainable=False,
-                use_resource=not _is_ref(ctrs),
+                use_resource=not is_ref(ctrs),
             )
 
 

@@ -1,0 +1,46 @@
+"""Rows of a variable, of either kind: the only module that reads or writes one."""
+
+import contextlib
+from typing import Any
+
+import tensorflow.compat.v1 as tf
+
+
+def read_rows(variable: Any, rows: tf.Tensor) -> tf.Tensor:
+    """Gathers rows of a variable, as they are after every control dependency in force."""
+    if not is_ref(variable):
+        return tf.gather(variable, rows)
+    # The tensor that a ref variable converts to was made with the variable, before any update.
+    with colocated(variable):
+        return tf.gather(variable.read_value(), rows)
+
+
+def write_rows(variable: Any, rows: tf.Tensor, values: tf.Tensor) -> Any:
+    """Overwrites rows of a variable; what it returns is for control dependencies only."""
+    return tf.scatter_update(variable, rows, values)
+
+
+def outside_graphs() -> bool:
+    """Whether variables are eager ones here: in TF2 code, or a `tf.function` of such code."""
+    with tf.init_scope():
+        return bool(tf.executing_eagerly())
+
+
+def is_ref(variable: Any) -> bool:
+    return bool(variable.dtype != variable.dtype.base_dtype)
+
+
+def colocated(variable: Any) -> Any:
+    # An op that takes a resource follows it by itself; one that reads a ref variable's value
+    # would otherwise have the whole table sent to its own device.
+    if outside_graphs():
+        return contextlib.nullcontext()
+    return tf.get_default_graph().colocate_with(variable.op, ignore_existing=True)
+
+
+def loop_value(variable: Any) -> Any:
+    """What `read_rows` can read inside a loop: a ref variable itself cannot enter every kind."""
+    if variable is None or not is_ref(variable):
+        return variable
+    with colocated(variable):
+        return variable.read_value()
