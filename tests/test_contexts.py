@@ -1,6 +1,8 @@
 """Where the calls may stand: control flow, towers, finalized graphs, TF2 code."""
 
+import os
 import pathlib
+import subprocess
 import sys
 
 import numpy as np
@@ -141,6 +143,15 @@ def test_name_is_the_scope_of_the_ops(use_resource):
     added = {op.name for op in tf.get_default_graph().get_operations()} - before
     assert all(name.startswith("mine/") for name in added)
     assert tf_centers.lookup_embed_centers([0]).name.startswith("lookup_embed_centers/")
+
+
+def test_tf2_program():
+    """The same in a process of its own, which TensorFlow 1.15 can run as well."""
+    program = pathlib.Path(__file__).resolve().parent / "tf2_program.py"
+    environment = dict(os.environ, PYTHONPATH=str(program.parent.parent))
+    result = subprocess.run([sys.executable, str(program)], capture_output=True, env=environment)
+    assert result.returncode == 0, result.stderr.decode()
+    assert result.stdout.decode().strip() == "all well"
 
 
 needs_tf2 = pytest.mark.skipif(
