@@ -137,7 +137,13 @@ def train_and_report(settings: Settings, digits: Digits) -> None:
         mnist_model.check_fits(checkpoint, settings.model_dir)
     start = int(checkpoint.get_tensor("global_step")) if checkpoint else 0
 
-    os.makedirs(settings.model_dir, exist_ok=True)
+    try:
+        os.makedirs(settings.model_dir, exist_ok=True)
+    except OSError as error:
+        raise InputError(
+            f"flag --model_dir={settings.model_dir}: expected a folder to write in, found: "
+            f"{error.strerror}"
+        ) from error
     write_json(os.path.join(settings.model_dir, SETTINGS_FILE), trained)
     logging.info(
         "%s: %d images to train on, %d to test on, %d classes",
