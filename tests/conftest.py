@@ -25,6 +25,16 @@ def control_flow(request):
     (tf.enable_control_flow_v2 if was_v2 else tf.disable_control_flow_v2)()
 
 
+@pytest.fixture(params=["by group", "row by row"])
+def formulation(request, monkeypatch):
+    """Runs a test as with few classes and as with many, however many it has."""
+    from tf_centers import update
+
+    classes = {"by group": 10**9, "row by row": 0}[request.param]
+    monkeypatch.setattr(update, "_FEW_CLASSES", classes)
+    return request.param
+
+
 @pytest.fixture(autouse=True)
 def graph(request):
     """A graph of its own for every test, but for those marked `eager`."""

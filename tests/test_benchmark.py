@@ -41,10 +41,8 @@ def test_table_json_and_plot(tmp_path):
 
 def test_bad_input(tmp_path):
     for bad, named in (
-        ("--grid=5/2", "--grid"),
         ("--grid=5/0/2", "--grid"),
         (f"--json={tmp_path}/nowhere/x.json", "nowhere"),
-        ("stray", "stray"),
     ):
         code, output, errors = run_script("--runs=5", bad)
         assert code == 2 and not output

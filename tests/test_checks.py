@@ -262,51 +262,52 @@ def _build(call, updater, use_resource, embeds_dtype=tf.float32):
     return centers, holders, result
 
 
-@pytest.mark.parametrize("wrong", sorted(RUNNING))
 @pytest.mark.parametrize("call", sorted(CALLS) + ["training tensor", "not training tensor"])
-def test_wrong_at_run_time(wrong, call, use_resource):
-    values, message = RUNNING[wrong]
+def test_wrong_at_run_time(call, use_resource):
     centers, holders, result = _build(call, tf_centers.CumulativeMean(), use_resource)
     name = call.split()[0] if call in CALLS else "get_embed_centers"
     with initialized_session() as session:
         good = {holders[key]: value for key, value in _good().items()}
         session.run(result, good)
         before = state_bits(session, *centers)
-        with pytest.raises(InvalidArgumentError, match="(?s)" + name + ": expected .*" + message):
-            session.run(result, {holders[key]: value for key, value in values.items()})
-        assert state_bits(session, *centers) == before
+        for wrong, (values, message) in sorted(RUNNING.items()):
+            feed = {holders[key]: value for key, value in values.items()}
+            expected = "(?s)" + name + ": expected .*" + message
+            with pytest.raises(InvalidArgumentError, match=expected):
+                session.run(result, feed)
+                raise AssertionError(f"{wrong} was not refused")
+            assert state_bits(session, *centers) == before, wrong
         session.run(result, good)
 
 
-@pytest.mark.parametrize("wrong", sorted(NOT_FINITE))
 @pytest.mark.parametrize("call", ["get_embed_centers", "update_embed_centers", "training tensor"])
 @pytest.mark.parametrize(
     "updater",
     [tf_centers.CumulativeMean(), tf_centers.ExponentialWindow(1.0), tf_centers.WenUpdate()],
     ids=repr,
 )
-def test_not_finite_at_run_time(wrong, call, updater, use_resource):
+def test_not_finite_at_run_time(call, updater, use_resource, formulation):
     centers, holders, result = _build(call, updater, use_resource, tf.float64)
     name = call if call in CALLS else "get_embed_centers"
     with initialized_session() as session:
-        feed = {holders[key]: value for key, value in NOT_FINITE[wrong].items()}
-        before = state_bits(session, *centers)
-        with pytest.raises(InvalidArgumentError, match=name + ": expected finite values"):
+        for wrong, values in sorted(NOT_FINITE.items()):
+            feed = {holders[key]: value for key, value in values.items()}
+            before = state_bits(session, *centers)
+            with pytest.raises(InvalidArgumentError, match=name + ": expected finite values"):
+                session.run(result, feed)
+                raise AssertionError(f"{wrong} was not refused")
+            assert state_bits(session, *centers) == before, wrong
+            # The same value in a masked row is nobody's business.
+            row = 3 if wrong != "NaN among large values" else 1
+            feed[holders["mask"]] = np.arange(B) != row
+            feed[holders["embeds"]] = np.where(np.arange(B)[:, None] == row, values["embeds"], 1.0)
             session.run(result, feed)
-        assert state_bits(session, *centers) == before
-        # The same value in a masked row is nobody's business.
-        row = 3 if wrong != "NaN among large values" else 1
-        feed[holders["mask"]] = np.arange(B) != row
-        feed[holders["embeds"]] = np.where(
-            np.arange(B)[:, None] == row, NOT_FINITE[wrong]["embeds"], 1.0
-        )
-        session.run(result, feed)
-        assert state_bits(session, *centers) != before
-        assert np.isfinite(session.run(centers.ctrs)).all()
+            assert state_bits(session, *centers) != before, wrong
+            assert np.isfinite(session.run(centers.ctrs)).all()
 
 
 @pytest.mark.parametrize("dtype, value", [(tf.float32, 3e38), (tf.float64, 1e308)])
-def test_large_finite_values_are_not_refused(dtype, value, use_resource):
+def test_large_finite_values_are_not_refused(dtype, value, use_resource, formulation):
     centers = make_centers(tf_centers, use_resource, dtype=dtype)
     result = tf_centers.get_embed_centers(
         tf.constant([[value] * D, [-value] * D], dtype),
@@ -332,7 +333,7 @@ def test_labels_of_masked_rows_are_not_read(use_resource):
 
 @pytest.mark.parametrize("rate", [1.5, -0.5, float("nan")])
 @pytest.mark.parametrize("make", [tf_centers.ExponentialWindow, tf_centers.WenUpdate])
-def test_rate_out_of_range_at_run_time(rate, make, use_resource):
+def test_rate_out_of_range_at_run_time(rate, make, use_resource, formulation):
     holder = tf.placeholder_with_default(0.5, [])
     centers, holders, result = _build("get_embed_centers", make(holder), use_resource)
     name = "decay" if make is tf_centers.ExponentialWindow else "alpha"

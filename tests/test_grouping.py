@@ -21,14 +21,20 @@ LABELS = [
 def test_groups(labels):
     groups = grouping.group_rows(tf.constant(labels, tf.int64))
     later = grouping.count_later_rows(groups)
+    last = grouping.last_rows(groups)
     values = np.arange(2.0 * len(labels)).reshape(len(labels), 2)
-    sums = grouping.sum_by_group(tf.constant(values), groups)
+    sums = grouping.sum_by_group(tf.gather(tf.constant(values), groups.order), groups)
     with tf.Session() as session:
-        groups, later, sums = session.run([groups, later, sums])
-    assert groups.labels.tolist() == list(dict.fromkeys(labels))
+        groups, later, last, sums = session.run([groups, later, last, sums])
+    assert sorted(groups.labels) == sorted(set(labels))
     assert groups.sizes.tolist() == [labels.count(label) for label in groups.labels]
-    assert [groups.labels[i] for i in groups.index] == labels
-    assert later.tolist() == [labels[i + 1 :].count(label) for i, label in enumerate(labels)]
-    for label, total in zip(groups.labels, sums):
-        rows = [value for value, other in zip(values, labels) if other == label]
-        assert total.tolist() == np.sum(rows, axis=0).tolist()
+    assert sorted(groups.order) == list(range(len(labels)))
+    assert [groups.labels[i] for i in groups.index] == [labels[i] for i in groups.order]
+    assert groups.index.tolist() == sorted(groups.index)
+    for place, row in enumerate(groups.order):
+        assert later[place] == labels[row + 1 :].count(labels[row])
+    for label, row, total in zip(groups.labels, last, sums):
+        rows = [i for i, other in enumerate(labels) if other == label]
+        assert row == rows[-1]
+        assert [i for i in groups.order if i in rows] == rows
+        assert total.tolist() == values[rows].sum(axis=0).tolist()

@@ -6,41 +6,40 @@ import tensorflow.compat.v1 as tf
 
 
 class Groups(NamedTuple):
-    """The rows of a batch by class; U is the number of different classes in the batch.
+    """R rows sorted by class, and within a class in the order in which they came.
 
     Attributes:
-      labels: `[U]`, the classes in the order of their first rows, in the dtype of the batch's
-        labels.
+      labels: `[U]`, the different classes, in the dtype of the labels.
       sizes: int32 `[U]`, the rows k that each class has.
-      index: int32 `[B]`, where in `labels` the class of each row stands.
+      order: int `[R]`, for each of the sorted rows, where it stood before.
+      index: int32 `[R]`, for each of the sorted rows, its class as a place in `labels`; ascending.
     """
 
     labels: tf.Tensor
     sizes: tf.Tensor
+    order: tf.Tensor
     index: tf.Tensor
 
 
 def group_rows(labels: tf.Tensor) -> Groups:
-    """Groups the rows of a batch by their labels `[B]`, int32 or int64."""
-    classes, index, sizes = tf.unique_with_counts(labels)
-    return Groups(classes, sizes, index)
+    """Groups rows by their labels `[R]`, int32 or int64."""
+    # top_k sorts as argsort does, keeps the order of equals, and has the sorted labels at hand.
+    grouped, order = tf.nn.top_k(labels, tf.size(labels))
+    classes, index, sizes = tf.unique_with_counts(grouped)
+    return Groups(classes, sizes, order, index)
+
+
+def last_rows(groups: Groups) -> tf.Tensor:
+    """For each class `[U]`, where among the rows before sorting its last row stood."""
+    return tf.gather(groups.order, tf.cumsum(groups.sizes) - 1)
 
 
 def count_later_rows(groups: Groups) -> tf.Tensor:
-    """For each row of the batch, the number of rows of its class that come after it: `k - j`.
-
-    Returns:
-      int32 `[B]`.
-    """
-    # Sorted by class and, within a class, by position, the rows of a class stand together and
-    # its last row stands just before the end of its run.
-    order = tf.argsort(groups.index, stable=True)
-    ends = tf.cumsum(groups.sizes)
-    sorted_ends = tf.gather(ends, tf.gather(groups.index, order))
-    later = sorted_ends - 1 - tf.range(tf.size(order))
-    return tf.gather(later, tf.math.invert_permutation(order))
+    """For each sorted row, the rows of its class that come after it: `k - j`, int32 `[R]`."""
+    ends = tf.gather(tf.cumsum(groups.sizes), groups.index)
+    return ends - 1 - tf.range(tf.size(groups.index))
 
 
 def sum_by_group(values: tf.Tensor, groups: Groups) -> tf.Tensor:
-    """Sums `values` `[B, ...]` over the rows of each class, to `[U, ...]`."""
-    return tf.math.unsorted_segment_sum(values, groups.index, tf.size(groups.sizes))
+    """Sums `values` `[R, ...]` of the sorted rows over the rows of each class, to `[U, ...]`."""
+    return tf.math.segment_sum(values, groups.index)

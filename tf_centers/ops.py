@@ -8,7 +8,7 @@ from tf_centers import arguments, variables
 from tf_centers.autograph import as_written
 from tf_centers.checks import Checks, in_range, label_vector
 from tf_centers.rows import read_rows
-from tf_centers.update import check_batch, fill_in, update_rows, update_rows_if
+from tf_centers.update import check_batch, fill_in, update_rows, update_rows_if, updated_rows
 from tf_centers.updaters import ExponentialWindow, Updater
 from tf_centers.variables import CentersLike
 
@@ -90,9 +90,9 @@ def get_embed_centers(
         if training is False:
             rows = read_rows(found.ctrs, batch.labels)
         elif training is True:
-            update = update_rows(checks, found, updater, batch)
-            with tf.control_dependencies(update.writes):
-                rows = tf.gather(update.new if read == "after" else update.old, update.index)
+            update, writes = update_rows(checks, found, updater, batch)
+            with tf.control_dependencies(writes):
+                rows = updated_rows(update, read)
         else:
             rows = update_rows_if(checks, training, found, updater, batch, read)
         return fill_in(batch, rows)
@@ -145,7 +145,7 @@ def update_embed_centers(
         checks = Checks(caller, arguments.check_bool(caller, "validate_args", validate_args))
         found = variables.find_centers(caller, centers, updater.needs_counts)
         batch = check_batch(checks, found, embed_batch, label_batch, mask)
-        return tf.group(*update_rows(checks, found, updater, batch).writes)
+        return tf.group(*update_rows(checks, found, updater, batch)[1])
 
 
 @as_written
