@@ -181,11 +181,13 @@ def test_the_first_row_is_the_mean_whatever_the_initial_value(initial, use_resou
         assert session.run(result).tolist() == [[3.0]]
 
 
-def test_finite_rows_never_make_an_infinite_center(use_resource, formulation):
+@pytest.mark.parametrize("decay", [0.0, 0.95])
+def test_finite_rows_never_make_an_infinite_center(decay, use_resource, formulation):
     centers = make_centers(tf_centers, use_resource, 1, 1, initializer=[[-3e38]])
-    result = tf_centers.get_embed_centers([[3e38]], [0], tf_centers.ExponentialWindow(0.0), centers)
+    updater = tf_centers.ExponentialWindow(decay)
+    result = tf_centers.get_embed_centers([[3e38]], [0], updater, centers)
     with initialized_session() as session:
-        np.testing.assert_allclose(session.run(result), [[3e38]], rtol=1e-6)
+        np.testing.assert_allclose(session.run(result), [[3e38 - decay * 6e38]], rtol=1e-6)
 
 
 @pytest.mark.parametrize("dtype", [tf.float16, tf.bfloat16])

@@ -149,7 +149,7 @@ def _move_row_by_row(
 ) -> Update:
     """One new row per row of the batch; for many classes, when few rows are repeated.
 
-    Most rows are alone in their class and take a small step, `old + w (embed - old)`. Only the
+    Most rows are alone in their class and take a small step, `old + (w embed - w old)`. Only the
     others, and those whose large step would lose the digits of the embedding, are grouped.
     """
     old = read_rows(centers.ctrs, labels)
@@ -171,7 +171,9 @@ def _move_row_by_row(
 
     dtype = tf.float64 if old.dtype == tf.float64 else tf.float32
     wide = tf.cast(old, dtype)
-    step = tf.expand_dims(tf.cast(weights, dtype), 1) * (tf.cast(embeds, dtype) - wide)
+    small = tf.expand_dims(tf.cast(weights, dtype), 1)
+    # Each weighed by itself: the difference of two finite rows may overflow.
+    step = small * tf.cast(embeds, dtype) - small * wide
     new = tf.tensor_scatter_nd_update(
         tf.cast(wide + step, old.dtype),
         tf.expand_dims(groups.order, 1),
