@@ -25,13 +25,14 @@ def control_flow(request):
     (tf.enable_control_flow_v2 if was_v2 else tf.disable_control_flow_v2)()
 
 
-@pytest.fixture(params=["by group", "row by row"])
+@pytest.fixture(params=["very few classes", "few classes", "many classes"])
 def formulation(request, monkeypatch):
-    """Runs a test as with few classes and as with many, however many it has."""
-    from tf_centers import update
+    """Runs a test as with so many classes, however many it has."""
+    from tf_centers import moves
 
-    classes = {"by group": 10**9, "row by row": 0}[request.param]
-    monkeypatch.setattr(update, "_FEW_CLASSES", classes)
+    few = request.param != "many classes"
+    monkeypatch.setattr(moves, "_FEW_CLASSES", 10**9 if few else 0)
+    monkeypatch.setattr(moves, "_VERY_FEW_CLASSES", 0 if request.param == "few classes" else 10**9)
     return request.param
 
 

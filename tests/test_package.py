@@ -22,7 +22,7 @@ def test_everything_exported_is_there_and_nothing_else():
 
 def test_imports_run_one_way():
     order = (
-        "autograph version arguments checks rows variables grouping updaters update "
+        "autograph version arguments checks rows variables grouping updaters moves update "
         "ops losses nearest"
     ).split()
     for name, tree in _modules().items():

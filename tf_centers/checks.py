@@ -104,14 +104,13 @@ def label_vector(checks: Checks, labels: tf.Tensor) -> tf.Tensor:
 
 def in_range(checks: Checks, labels: tf.Tensor, num_classes: int) -> tf.Tensor:
     """Checks that each of the labels `[B]` lies in [0, num_classes)."""
-    # An empty batch has the largest possible minimum and the smallest possible maximum.
-    lowest, highest = tf.reduce_min(labels), tf.reduce_max(labels)
+    # Seen as unsigned a negative label is a huge one: one pass finds both kinds, with less ops.
+    unsigned = {tf.int32: tf.uint32, tf.int64: tf.uint64}[labels.dtype]
+    highest = tf.reduce_max(tf.bitcast(labels, unsigned))
     checks.require(
-        lambda: tf.logical_and(lowest >= 0, highest < num_classes),
-        f"every label in [0, {num_classes}), found labels from",
-        lowest,
-        "to",
-        highest,
+        lambda: tf.less(highest, tf.constant(num_classes, unsigned)),
+        f"every label in [0, {num_classes}), found",
+        tf.bitcast(highest, labels.dtype),
     )
     return checks.guard(labels)
 

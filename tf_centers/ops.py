@@ -7,8 +7,9 @@ import tensorflow.compat.v1 as tf
 from tf_centers import arguments, variables
 from tf_centers.autograph import as_written
 from tf_centers.checks import Checks, in_range, label_vector
+from tf_centers.moves import move_centers
 from tf_centers.rows import read_rows
-from tf_centers.update import check_batch, fill_in, update_rows, update_rows_if, updated_rows
+from tf_centers.update import check_batch, fill_in, update_rows_if
 from tf_centers.updaters import ExponentialWindow, Updater
 from tf_centers.variables import CentersLike
 
@@ -90,9 +91,8 @@ def get_embed_centers(
         if training is False:
             rows = read_rows(found.ctrs, batch.labels)
         elif training is True:
-            update, writes = update_rows(checks, found, updater, batch)
-            with tf.control_dependencies(writes):
-                rows = updated_rows(update, read)
+            moved = move_centers(checks, found, updater, batch.embeds, batch.labels, read)
+            rows = moved.rows
         else:
             rows = update_rows_if(checks, training, found, updater, batch, read)
         return fill_in(batch, rows)
@@ -145,7 +145,8 @@ def update_embed_centers(
         checks = Checks(caller, arguments.check_bool(caller, "validate_args", validate_args))
         found = variables.find_centers(caller, centers, updater.needs_counts)
         batch = check_batch(checks, found, embed_batch, label_batch, mask)
-        return tf.group(*update_rows(checks, found, updater, batch)[1])
+        moved = move_centers(checks, found, updater, batch.embeds, batch.labels, read=None)
+        return tf.group(*moved.writes)
 
 
 @as_written
