@@ -13,6 +13,8 @@ import time
 from typing import Any, Callable, Dict, List, NamedTuple, Tuple
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+# PyTorch's threads would otherwise spin through the turn of whoever comes next.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import benchmark_contenders as contenders  # noqa: E402
 import numpy as np  # noqa: E402
@@ -62,13 +64,19 @@ class Timing(NamedTuple):
 
 
 def time_in_turns(steps: Dict[str, Callable[[], Any]], runs: int) -> Dict[str, np.ndarray]:
-    """Seconds of each run of each step, which take turns so that disturbances hit all alike."""
+    """Seconds of each run of each step.
+
+    They take turns, so that disturbances hit all alike, in an order drawn anew every time, since
+    each leaves its successor the caches and the memory as it found them fit.
+    """
     taken: Dict[str, List[float]] = {name: [] for name in steps}
     warm_up = max(5, runs // 10)
+    order, random = list(steps), np.random.RandomState(0)
     for run in range(warm_up + runs):
-        for name, step in steps.items():
+        random.shuffle(order)
+        for name in order:
             began = time.perf_counter()
-            step()
+            steps[name]()
             if run >= warm_up:
                 taken[name].append(time.perf_counter() - began)
     return {name: np.array(seconds) for name, seconds in taken.items()}
@@ -101,7 +109,9 @@ def time_size(size: Size, runs: int, config: tf.ConfigProto) -> List[Timing]:
             session.run(tf.global_variables_initializer())
             for name, fetch in fetches.items():
                 steps[name] = session.make_callable(fetch)
-            torch_step = contenders.torch_step(classes, embeds, labels)
+            torch_step = contenders.torch_step(
+                classes, embeds, labels, config.intra_op_parallelism_threads
+            )
             if torch_step is not None:
                 steps["PyTorch index_add_"] = torch_step
             taken = time_in_turns(steps, runs)

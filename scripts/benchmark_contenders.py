@@ -34,12 +34,13 @@ def builders(num_classes: int, batch_size: int) -> Dict[str, Builder]:
     return found
 
 
-def torch_step(num_classes: int, embeds: Any, labels: Any) -> Any:
+def torch_step(num_classes: int, embeds: Any, labels: Any, threads: int) -> Any:
     """The recipe with PyTorch's `index_add_`, as a function to call; None without PyTorch."""
     try:
         import torch
     except ImportError:
         return None
+    torch.set_num_threads(threads)
     ctrs = torch.zeros([num_classes, embeds.shape[1]])
     rows, index = torch.from_numpy(embeds), torch.from_numpy(labels)
 

@@ -1,4 +1,4 @@
-"""The benchmark runs and writes what it says; its figures are nobody's test."""
+"""The scripts that measure run and write what they say; their figures are nobody's test."""
 
 import json
 import os
@@ -8,9 +8,9 @@ import sys
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
 
-def run_script(*arguments):
+def run_script(*arguments, script="benchmark.py"):
     environment = dict(os.environ, PYTHONPATH=ROOT, TF_CPP_MIN_LOG_LEVEL="3")
-    script = os.path.join(ROOT, "scripts", "benchmark.py")
+    script = os.path.join(ROOT, "scripts", script)
     result = subprocess.run(
         [sys.executable, script] + list(arguments), capture_output=True, env=environment
     )
@@ -47,3 +47,21 @@ def test_bad_input(tmp_path):
         code, output, errors = run_script("--runs=5", bad)
         assert code == 2 and not output
         assert named in errors.strip().splitlines()[-1] and "Traceback" not in errors
+
+
+def test_scale():
+    code, output, errors = run_script(
+        "--classes=5000", "--dims=8", "--updates=3", "--rows=2500", script="measure_scale.py"
+    )
+    assert code == 0, errors
+    assert "updated 3 times" in output and "100% of the searched centers" in output
+    error = float(output.strip().rsplit(" ", 1)[1])
+    assert error < 3e-6
+
+
+def test_scale_with_an_argument_that_is_no_flag():
+    code, output, errors = run_script("5000", script="measure_scale.py")
+    assert code == 2 and not output
+    assert errors.strip().splitlines()[-1] == (
+        "measure_scale.py: expected flags only, found '5000'"
+    )

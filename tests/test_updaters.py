@@ -161,6 +161,25 @@ def test_precision_of_many_rows_far_from_zero(updater, use_resource, formulation
         np.testing.assert_allclose(session.run(centers.ctrs)[2], expected, rtol=2e-6)
 
 
+def test_precision_of_a_million_rows(formulation):
+    # 1,000 batches of 1,000 rows of one class around 100. One rounding per row instead of one per
+    # batch, as scatter_sub makes, is off by 2e-5.
+    rng = np.random.RandomState(4)
+    centers = tf_centers.create_embed_centers(2, 2)
+    embeds = tf.placeholder(tf.float32, [None, 2])
+    update = tf_centers.update_embed_centers(
+        embeds, tf.ones([1000], tf.int32), tf_centers.CumulativeMean(), centers
+    )
+    total = np.zeros(2)
+    with initialized_session() as session:
+        for _ in range(1000):
+            batch = (100 + rng.randn(1000, 2)).astype(np.float32)
+            total += batch.sum(axis=0, dtype=np.float64)
+            session.run(update, {embeds: batch})
+        assert session.run(centers.counts).tolist() == [0, 10**6]
+        np.testing.assert_allclose(session.run(centers.ctrs)[1], total / 10**6, rtol=3e-6)
+
+
 @pytest.mark.parametrize("updater", [tf_centers.CumulativeMean(), tf_centers.WenUpdate(1.0)])
 def test_precision_of_one_large_group(updater, use_resource, formulation):
     # Added one by one in float32, 50,000 rows of 0.1 are off by 5e-4.

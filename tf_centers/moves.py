@@ -15,8 +15,11 @@ _FEW_CLASSES = 4096
 # Up to so many, it repeats each of them many times; also, so many rows float32 adds well enough.
 _VERY_FEW_CLASSES = 64
 _FEW_ROWS = 32
-# Of so many parts, each is small enough for a cache, and is allocated without new pages.
-_PARTS = 16
+# Elements of a part of the batch: it fits a cache, and needs no new pages of memory.
+_PART_SIZE = 16 * 1024
+_MOST_PARTS = 16
+# Rows that a batch is taken to have where their number is not known while the graph is built.
+_USUAL_ROWS = 1024
 # Times a value no larger than 2^-30 of the range of its dtype, this is finite.
 _TAME_SCALE = 2.0**30
 
@@ -72,8 +75,8 @@ def _move_by_group(
     old = read_rows(centers.ctrs, groups.labels)
     seen = None if centers.counts is None else read_rows(centers.counts, groups.labels)
     very_few = centers.ctrs.shape.as_list()[0] <= _VERY_FEW_CLASSES
-    means = _exact_means if very_few or old.dtype != tf.float32 else _quick_means
-    new = means(updater, old, seen, embeds, groups)
+    exact = very_few or old.dtype != tf.float32
+    new = _weighted_means(updater, old, seen, embeds, groups, exact)
     with checks.done():
         writes = [write_rows(centers.ctrs, groups.labels, new)]
         if seen is not None:
@@ -114,12 +117,13 @@ def _move_row_by_row(
     apart = tf.reshape(tf.where(tf.logical_not(alone)), [-1])
     groups = group_rows(tf.gather(labels, apart))
     groups = groups._replace(order=tf.gather(apart, groups.order))
-    means = _exact_means(
+    means = _weighted_means(
         updater,
         read_rows(centers.ctrs, groups.labels),
         None if seen is None else tf.gather(seen, last_rows(groups)),
         embeds,
         groups,
+        exact=True,
     )
     first = [means] if before is None else [means, before]
     with checks.done(), tf.control_dependencies(first):
@@ -129,7 +133,13 @@ def _move_row_by_row(
             writes.append(write_rows(centers.counts, labels, counts))
 
     weights = tf.where(alone, weights, tf.zeros_like(weights))
-    steps = _split_rows(tf.where(tame, size, 0), labels, embeds, tf.expand_dims(weights, 1))
+    steps = _split_rows(
+        tf.where(tame, size, 0),
+        _count_parts(embeds),
+        labels,
+        embeds,
+        tf.expand_dims(weights, 1),
+    )
     writes = writes[1:] + _step_in_parts(centers.ctrs, writes[0], *steps)
     if read is None:
         return Moved(None, writes)
@@ -145,13 +155,18 @@ def _are_tame(embeds: tf.Tensor) -> tf.Tensor:
     return tf.reduce_all(tf.is_finite(tf.matmul(tf.cast(embeds, dtype), scale)))
 
 
-def _split_rows(size: tf.Tensor, *tensors: tf.Tensor) -> List[List[tf.Tensor]]:
-    """The first `size` rows of each tensor in `_PARTS` parts, which share its memory."""
-    places = tf.range(_PARTS, dtype=size.dtype)
-    sizes = size // _PARTS + tf.cast(places < size % _PARTS, size.dtype)
+def _count_parts(embeds: tf.Tensor) -> int:
+    rows, dims = embeds.shape.as_list()
+    elements = (_USUAL_ROWS if rows is None else rows) * dims
+    return int(min(max(1, elements // _PART_SIZE), _MOST_PARTS))
+
+
+def _split_rows(size: tf.Tensor, parts: int, *tensors: tf.Tensor) -> List[List[tf.Tensor]]:
+    """The first `size` rows of each tensor in so many parts, which share its memory."""
+    sizes = size // parts + tf.cast(tf.range(parts, dtype=size.dtype) < size % parts, size.dtype)
     rest = tf.shape(tensors[0])[:1] - size
     sizes = tf.concat([sizes, rest], axis=0)
-    return [tf.split(tensor, sizes, num=_PARTS + 1)[:_PARTS] for tensor in tensors]
+    return [tf.split(tensor, sizes, num=parts + 1)[:parts] for tensor in tensors]
 
 
 def _step_in_parts(
@@ -174,54 +189,42 @@ def _step_in_parts(
     return writes[2:]
 
 
-def _exact_means(
+def _weighted_means(
     updater: Updater,
     old: tf.Tensor,
     seen: Optional[tf.Tensor],
     embeds: tf.Tensor,
     groups: Groups,
+    exact: bool,
 ) -> tf.Tensor:
     """The new centers of the classes of `groups`, `[U, D]`, from their `old` ones and counts.
 
-    In float64: a sum of many rows in float32 loses digits, and half precision small steps.
+    In float64, since a sum of many rows in float32 loses digits, and half precision small steps.
+    Unless `exact` is set, float32 serves where it is as good: where no class has many rows, nor a
+    step so large that the digits of its rows would be lost beside those of a far larger center.
     """
-    weights = _group_weights(updater, seen, groups)
-    pull = sum_by_group(weights * tf.cast(tf.gather(embeds, groups.order), tf.float64), groups)
-    keep = 1.0 - sum_by_group(weights, groups)
-    return tf.cast(keep * tf.cast(old, tf.float64) + pull, old.dtype)
-
-
-def _quick_means(
-    updater: Updater,
-    old: tf.Tensor,
-    seen: Optional[tf.Tensor],
-    embeds: tf.Tensor,
-    groups: Groups,
-) -> tf.Tensor:
-    """The same in float32, with the sums in float64 where a class has many rows."""
-    weights = _group_weights(updater, seen, groups)
-    rows = tf.gather(embeds, groups.order)
-    pull = tf.cond(
-        tf.reduce_max(groups.sizes) > _FEW_ROWS,
-        lambda: tf.cast(sum_by_group(weights * tf.cast(rows, tf.float64), groups), tf.float32),
-        lambda: sum_by_group(tf.cast(weights, tf.float32) * rows, groups),
-    )
-    total = sum_by_group(weights, groups)
-    # Of a small step the digits are in `pull - w old`, of a large one in `pull`.
-    small = total < 0.5
-    keep = tf.cast(tf.where(small, tf.ones_like(total), 1.0 - total), tf.float32)
-    leave = tf.cast(tf.where(small, total, tf.zeros_like(total)), tf.float32)
-    return keep * old + (pull - leave * old)
-
-
-def _group_weights(updater: Updater, seen: Optional[tf.Tensor], groups: Groups) -> tf.Tensor:
-    """The weights of the sorted rows, float64 `[R, 1]`, from the counts `seen [U]`."""
     rows = Rows(
         sizes=tf.gather(groups.sizes, groups.index),
         later=count_later_rows(groups),
         seen=None if seen is None else tf.gather(seen, groups.index),
     )
-    return tf.expand_dims(updater.row_weights(rows), 1)
+    weights = tf.expand_dims(updater.row_weights(rows), 1)
+    total = sum_by_group(weights, groups)
+    embeds = tf.gather(embeds, groups.order)
+
+    def in_float64() -> tf.Tensor:
+        pull = sum_by_group(weights * tf.cast(embeds, tf.float64), groups)
+        return tf.cast((1.0 - total) * tf.cast(old, tf.float64) + pull, old.dtype)
+
+    def in_float32() -> tf.Tensor:
+        pull = sum_by_group(tf.cast(weights, tf.float32) * embeds, groups)
+        return old + (pull - tf.cast(total, tf.float32) * old)
+
+    if exact:
+        return in_float64()
+    many = tf.reduce_max(groups.sizes) > _FEW_ROWS
+    large = tf.reduce_max(total) >= 0.5
+    return tf.cond(tf.logical_or(many, large), in_float64, in_float32)
 
 
 def _wide(dtype: tf.DType) -> tf.DType:

@@ -177,7 +177,7 @@ def _make_ctrs(caller: str, scope: str, shape: List[int], dtype: tf.DType, init:
     how = {"trainable": False, "regularizer": tf.no_regularizer}
     try:
         if init is None:
-            init = tf.zeros_initializer()
+            init = _zeros
         elif not callable(init):
             init = tf.cast(tf.convert_to_tensor(init), dtype)
             if init.shape.as_list() != shape:
@@ -188,6 +188,13 @@ def _make_ctrs(caller: str, scope: str, shape: List[int], dtype: tf.DType, init:
             return tf.get_variable("ctrs", initializer=init, **how)
     except (TypeError, ValueError) as error:
         raise type(error)(f"{caller}: {error}") from error
+
+
+def _zeros(shape: Any, dtype: Any = tf.float32, partition_info: Any = None) -> tf.Tensor:
+    # Unlike zeros, this is no constant, which the graph would keep, and a variable share until its
+    # first update: a second table in memory for as long as the session lives.
+    del partition_info
+    return tf.raw_ops.Empty(shape=shape, dtype=dtype, init=True)
 
 
 def _make_counts(caller: str, ctrs: Any) -> Any:
@@ -212,7 +219,7 @@ def _make_counts(caller: str, ctrs: Any) -> Any:
                 name,
                 [ctrs.shape.as_list()[0]],
                 tf.int64,
-                tf.zeros_initializer(),
+                _zeros,
                 trainable=False,
                 use_resource=not is_ref(ctrs),
             )
