@@ -127,23 +127,33 @@ def _size(images: np.ndarray) -> str:
 
 
 class Batches:
-    """Training batches, each a pure function of the seed and the step.
+    """Training batches, each a pure function of the seed, the worker and the step.
 
     So a resumed run misses no batch and repeats none. Every epoch is a new order of all rows, cut
     into full batches; the rest of an epoch that fills no batch is left out. Images are shifted at
     random by up to `max_shift` pixels each way, zeros moving in.
+
+    Every worker has an order of its own, and of that the batches at the global steps it makes
+    itself: two workers that start from the same step do not learn from the same rows.
     """
 
     def __init__(
-        self, images: np.ndarray, labels: np.ndarray, batch_size: int, seed: int, max_shift: int = 0
+        self,
+        images: np.ndarray,
+        labels: np.ndarray,
+        batch_size: int,
+        seed: int,
+        max_shift: int = 0,
+        worker: int = 0,
     ) -> None:
-        """Takes uint8 images [N, H, W], labels [N] and 1 <= batch_size <= N."""
+        """Takes uint8 images [N, H, W], labels [N], 1 <= batch_size <= N and worker >= 0."""
         pad = (max_shift, max_shift)
         self._padded = np.pad(images, ((0, 0), pad, pad), mode="constant")
         self._height, self._width = images.shape[1:]
         self._labels = labels
         self._batch_size = batch_size
-        self._seed = seed
+        # One stream of random numbers for the order of the rows, one for their shifts.
+        self._order_seed, self._shift_seed = [seed, 2 * worker], [seed, 2 * worker + 1]
         self._max_shift = max_shift
         self._epoch, self._order = -1, np.empty(0, np.int64)
 
@@ -152,10 +162,10 @@ class Batches:
         epoch, place = divmod(step, len(self._labels) // self._batch_size)
         if epoch != self._epoch:
             self._epoch = epoch
-            random = np.random.RandomState([self._seed, 0, epoch])
+            random = np.random.RandomState([*self._order_seed, epoch])
             self._order = random.permutation(len(self._labels))
         rows = self._order[place * self._batch_size : (place + 1) * self._batch_size]
-        random = np.random.RandomState([self._seed, 1, step])
+        random = np.random.RandomState([*self._shift_seed, step])
         down, right = random.randint(0, 2 * self._max_shift + 1, size=(2, len(rows)))
         ys = down[:, None] + np.arange(self._height)
         xs = right[:, None] + np.arange(self._width)

@@ -1,7 +1,8 @@
 """The graph of softmax plus center loss around the network."""
 
+import contextlib
 import os
-from typing import Any, Dict, NamedTuple, Optional, Tuple
+from typing import Any, ContextManager, Dict, NamedTuple, Optional, Tuple
 
 import tensorflow.compat.v1 as tf
 from mnist_network import classify, embed_images
@@ -21,7 +22,7 @@ class Model(NamedTuple):
     predictions: tf.Tensor  # int64 [B], of the softmax
     nearest: tf.Tensor  # [B], class of the nearest center
     losses: Dict[str, tf.Tensor]  # scalars
-    train: tf.Operation  # one step of everything
+    train: tf.Tensor  # int64 [], one step of everything, and the global step after it
     global_step: tf.Variable
     train_seconds: tf.Variable  # float64 [], spent in training steps since step 0
     centers: tf_centers.EmbedCenters
@@ -41,8 +42,21 @@ def make_updater(settings: Settings) -> Any:
     return makers[settings.updater]()
 
 
-def build_model(settings: Settings, image_shape: Tuple[int, int], num_classes: int) -> Model:
-    """Adds the model for images [H, W] to the default graph; --seed fixes its initial values."""
+def build_model(
+    settings: Settings,
+    image_shape: Tuple[int, int],
+    num_classes: int,
+    num_shards: Optional[int] = None,
+) -> Model:
+    """Adds the model for images [H, W] to the default graph; --seed fixes its initial values.
+
+    Args:
+      settings: the flags.
+      image_shape: H and W.
+      num_classes: C.
+      num_shards: None for a process that trains alone; else the number of parameter servers, over
+        which the rows of the centers are split, for several workers to update at once.
+    """
     tf.set_random_seed(settings.seed)
     images = tf.placeholder(tf.uint8, [None, *image_shape], name="images")
     labels = tf.placeholder(tf.int64, [None], name="labels")
@@ -51,7 +65,10 @@ def build_model(settings: Settings, image_shape: Tuple[int, int], num_classes: i
 
     embed = embed_images(images, settings.embed_dims)
     logits = classify(embed, num_classes)
-    centers = tf_centers.create_embed_centers(num_classes, settings.embed_dims, scope="embed")
+    with _sharded(num_shards):
+        centers = tf_centers.create_embed_centers(num_classes, settings.embed_dims, scope="embed")
+    use_locking = num_shards is not None
+    use_locking = False  # TEMPORARY
     updater = make_updater(settings)
 
     softmax_loss = tf.reduce_mean(
@@ -60,7 +77,12 @@ def build_model(settings: Settings, image_shape: Tuple[int, int], num_classes: i
     losses = {"softmax_loss": softmax_loss, "total_loss": softmax_loss}
     if updater is not None:
         ctrs_rows = tf_centers.get_embed_centers(
-            embed, labels, updater, centers, is_training=is_training
+            embed,
+            labels,
+            updater,
+            centers,
+            is_training=is_training,
+            use_locking=use_locking,
         )
         losses["center_loss"] = tf.reduce_mean(tf_centers.center_loss(embed, ctrs_rows))
         losses["total_loss"] += settings.center_loss_weight * losses["center_loss"]
@@ -70,10 +92,14 @@ def build_model(settings: Settings, image_shape: Tuple[int, int], num_classes: i
     train_seconds = tf.get_variable(
         "train_seconds", [], tf.float64, tf.zeros_initializer(), trainable=False
     )
-    train = tf.group(
-        tf.train.AdamOptimizer(rate).minimize(losses["total_loss"], global_step),
-        tf.assign_add(train_seconds, step_seconds),
+    optimizer = tf.train.AdamOptimizer(rate, use_locking=use_locking)
+    applied = (
+        optimizer.minimize(losses["total_loss"]),
+        tf.assign_add(train_seconds, step_seconds, use_locking=use_locking),
     )
+    with tf.control_dependencies(applied):
+        # Not by the optimizer, which adds without a lock: workers would lose each other's steps.
+        train = tf.assign_add(global_step, 1, use_locking=use_locking)
     return Model(
         images=images,
         labels=labels,
@@ -87,11 +113,20 @@ def build_model(settings: Settings, image_shape: Tuple[int, int], num_classes: i
         global_step=global_step,
         train_seconds=train_seconds,
         centers=centers,
-        forget_centers=tf.variables_initializer(list(centers)),
+        forget_centers=tf.variables_initializer(tf.global_variables("embed/")),
         average_centers=tf_centers.update_embed_centers(
-            embed, labels, tf_centers.CumulativeMean(), centers
+            embed, labels, tf_centers.CumulativeMean(), centers, use_locking=use_locking
         ),
         saver=tf.train.Saver(),
+    )
+
+
+def _sharded(num_shards: Optional[int]) -> ContextManager[Any]:
+    if num_shards is None or True:  # TEMPORARY
+        return contextlib.nullcontext()
+    # Not around the whole model: only the centers grow with the number of classes.
+    return tf.variable_scope(
+        tf.get_variable_scope(), partitioner=tf.fixed_size_partitioner(num_shards)
     )
 
 

@@ -34,9 +34,9 @@ class Progress:
         """Closes the bar and leaves it on the screen."""
         self._bar.close()
 
-    def step(self) -> None:
-        """Counts one step."""
-        self._bar.update()
+    def reach(self, step: int) -> None:
+        """Tells that training has come to `step`."""
+        self._bar.update(step - self._bar.n)
 
     def log(self, message: str) -> None:
         """Prints a line, above the bar where there is one."""

@@ -3,12 +3,22 @@
 import contextlib
 import json
 import os
-from typing import Any, Dict, Iterator, NamedTuple
+from typing import Any, Dict, Iterator, NamedTuple, Optional
 
 SETTINGS_FILE = "settings.json"
 
-# May differ between two calls on one folder: they say how far to train and what to report.
-_FREE_SETTINGS = ("data_dir", "train_steps", "eval_every", "model_dir")
+# May differ between two calls on one folder: they say how far to train, what to report
+# and on which machines.
+_FREE_SETTINGS = (
+    "data_dir",
+    "train_steps",
+    "eval_every",
+    "model_dir",
+    "ps_hosts",
+    "worker_hosts",
+    "job_name",
+    "task_index",
+)
 
 
 class InputError(Exception):
@@ -30,6 +40,10 @@ class Settings(NamedTuple):
     seed: int
     eval_every: int
     model_dir: str
+    ps_hosts: str = ""
+    worker_hosts: str = ""
+    job_name: Optional[str] = None
+    task_index: int = 0
 
 
 def check_model_dir(model_dir: str) -> None:

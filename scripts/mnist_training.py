@@ -2,7 +2,7 @@
 
 import math
 import time
-from typing import Any, Dict, NamedTuple
+from typing import Any, Dict, NamedTuple, Tuple
 
 import numpy as np
 import tensorflow.compat.v1 as tf
@@ -27,73 +27,89 @@ class Report(NamedTuple):
     panel: Panel  # the test embeddings, and the centers of the classes seen in training
 
 
-def train(settings: Settings, digits: Digits, model: Model) -> None:
-    """Trains up to --train_steps, from the newest checkpoint in --model_dir if there is one.
+def train_alone(settings: Settings, digits: Digits, model: Model) -> None:
+    """Trains in this process, from the newest checkpoint in --model_dir if there is one.
 
     Raises:
       InputError: training diverged, or --model_dir cannot be written.
     """
-    smallest_side = min(digits.train_images.shape[1:])
+    scaffold = tf.train.Scaffold(saver=model.saver)
+    try:
+        with tf.train.MonitoredSession(
+            tf.train.ChiefSessionCreator(scaffold, checkpoint_dir=settings.model_dir),
+            hooks=[checkpoint_hook(settings, scaffold)],
+        ) as session:
+            train(settings, digits, model, session)
+    except tf.errors.OpError as error:
+        raise InputError(f"flag --model_dir={settings.model_dir}: {error.message}") from error
+
+
+def checkpoint_hook(settings: Settings, scaffold: tf.train.Scaffold) -> tf.train.SessionRunHook:
+    """Saves to --model_dir at the start, every so many steps, and at the end."""
+    return tf.train.CheckpointSaverHook(
+        settings.model_dir, save_steps=_CHECKPOINT_EVERY, scaffold=scaffold
+    )
+
+
+def train(
+    settings: Settings,
+    digits: Digits,
+    model: Model,
+    session: tf.train.MonitoredSession,
+    worker: int = 0,
+) -> int:
+    """Trains until the global step is --train_steps, whoever makes the steps.
+
+    Worker 0 also writes summaries to --model_dir and measures on the test digits.
+
+    Returns:
+      How many steps this worker made.
+
+    Raises:
+      InputError: training diverged.
+    """
+
+    def run_bare(fetches: Any, feed: Dict[tf.Tensor, Any]) -> Any:
+        # Past the hooks, which count every other run as a training step.
+        return session.run_step_fn(lambda step_context: step_context.session.run(fetches, feed))
+
     batches = Batches(
         digits.train_images,
         digits.train_labels,
         settings.batch_size,
         settings.seed,
-        max_shift=smallest_side // _PIXELS_PER_SHIFT,
+        max_shift=min(digits.train_images.shape[1:]) // _PIXELS_PER_SHIFT,
+        worker=worker,
     )
-    try:
-        # Summaries are written below: the hooks of the session would need every feed in every run.
-        with tf.train.MonitoredTrainingSession(
-            checkpoint_dir=settings.model_dir,
-            scaffold=tf.train.Scaffold(saver=model.saver),
-            save_checkpoint_steps=_CHECKPOINT_EVERY,
-            save_checkpoint_secs=None,
-            save_summaries_steps=None,
-            save_summaries_secs=None,
-            log_step_count_steps=None,
-        ) as session:
-            _train_steps(session, settings, digits, model, batches)
-    except tf.errors.OpError as error:
-        raise InputError(f"flag --model_dir={settings.model_dir}: {error.message}") from error
-
-
-def _train_steps(
-    session: tf.train.MonitoredSession,
-    settings: Settings,
-    digits: Digits,
-    model: Model,
-    batches: Batches,
-) -> None:
-    def run_bare(fetches: Any, feed: Dict[tf.Tensor, Any]) -> Any:
-        # Past the hooks, which count every other run as a training step.
-        return session.run_step_fn(lambda step_context: step_context.session.run(fetches, feed))
-
-    writer = tf.summary.FileWriterCache.get(settings.model_dir)
-    start = int(run_bare(model.global_step, {}))
-    seconds = 0.0
-    with Progress(start, settings.train_steps) as progress:
-        for step in range(start + 1, settings.train_steps + 1):
+    writer = tf.summary.FileWriterCache.get(settings.model_dir) if worker == 0 else None
+    step = int(run_bare(model.global_step, {}))
+    made, seconds = 0, 0.0
+    with Progress(step, settings.train_steps) as progress:
+        while step < settings.train_steps:
             began = time.perf_counter()
-            images, labels = batches.at(step - 1)
-            feed = {
-                model.images: images,
-                model.labels: labels,
-                model.is_training: True,
-                model.step_seconds: seconds,
-            }
-            losses = _run_step(session, settings, model, feed, step)
+            images, labels = batches.at(step)
+            feed = {model.images: images, model.labels: labels, model.is_training: True}
+            if writer is not None:  # One clock is enough.
+                feed[model.step_seconds] = seconds
+            before = step
+            step, losses = _run_step(session, settings, model, feed, before + 1)
+            made += 1
             seconds = time.perf_counter() - began
-            progress.step()
-            if step % _SUMMARY_EVERY == 0:
+            progress.reach(step)
+            if writer is None:
+                continue
+            # With other workers at work, a worker does not see every step.
+            if step // _SUMMARY_EVERY > before // _SUMMARY_EVERY:
                 _add_scalars(writer, "train", losses, step)
+            every = settings.eval_every
             # The last step is measured once it is over, with its report.
-            due = settings.eval_every and step % settings.eval_every == 0
-            if due and step < settings.train_steps:
+            if every and step // every > before // every and step < settings.train_steps:
                 measured = scores(evaluate(run_bare, model, digits))
                 if settings.updater == "none":
                     del measured["nearest_center_accuracy"]  # No centers before the final report.
                 _add_scalars(writer, "test", measured, step)
                 progress.log(_describe(step, {**losses, **measured}))
+    return made
 
 
 def _run_step(
@@ -102,15 +118,15 @@ def _run_step(
     model: Model,
     feed: Dict[tf.Tensor, Any],
     step: int,
-) -> Dict[str, float]:
+) -> Tuple[int, Dict[str, float]]:
     try:
-        losses = session.run((model.train, model.losses), feed)[1]
+        reached, losses = session.run((model.train, model.losses), feed)
     except tf.errors.InvalidArgumentError as error:
         # The digits are valid, so only embeddings that are no longer finite are refused.
         raise _diverged(settings, step) from error
     if not all(math.isfinite(loss) for loss in losses.values()):
         raise _diverged(settings, step)
-    return {name: float(loss) for name, loss in losses.items()}
+    return int(reached), {name: float(loss) for name, loss in losses.items()}
 
 
 def _diverged(settings: Settings, step: int) -> InputError:

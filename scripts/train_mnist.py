@@ -4,15 +4,21 @@
 
 Leaves checkpoints, TensorBoard events, metrics.json and embeddings.png in --model_dir. Run again on
 the same folder, it resumes from the last checkpoint.
+
+On a cluster, run it once for each address in --ps_hosts and --worker_hosts, with the --job_name and
+--task_index of that address and all other flags alike. The centers are split over the parameter
+servers. Worker 0, the chief, initialises them, or attaches to them where they live, and alone uses
+--model_dir. Parameter servers end with the last worker, or a minute after the chief.
 """
 
 import os
 import sys
 import warnings
-from typing import List
+from typing import List, Optional
 
 import mnist_console
 from absl import app, flags, logging
+from mnist_cluster_flags import Cluster, cluster_of, define_cluster_flags
 from mnist_data import Digits, load_digits
 from mnist_flags import define_number
 from mnist_run import (
@@ -50,7 +56,15 @@ _NUMBERS = (
     ("center_loss_weight", 0.01, float, 0, 10**6, "Factor of the mean center loss beside softmax."),
     ("embed_dims", 64, int, 1, 4096, "Embedding dims."),
     ("batch_size", 128, int, 1, 10**6, "Images per step, at most the number of training images."),
-    ("train_steps", 2000, int, 1, 10**9, "Steps in all, those before a resumption included."),
+    (
+        "train_steps",
+        2000,
+        int,
+        1,
+        10**9,
+        "Steps in all, those before a resumption and those of all workers included. A step that "
+        "another worker has begun by then is still made.",
+    ),
     ("learning_rate", 0.002, float, 1e-9, 10, "First rate of Adam; it falls to 0 along a cosine."),
     ("seed", 1, int, 0, 2**31 - 1, "Fixes initial weights, order of the images, random shifts."),
     ("eval_every", 200, int, 0, 10**9, "Steps between measurements on the test images; 0: none."),
@@ -72,6 +86,7 @@ def define_flags() -> flags.FlagValues:
     )
     for number in _NUMBERS:
         define_number(values, *number)
+    define_cluster_flags(values)
     flags.DEFINE_boolean("help", False, "Shows this help.", short_name="h", flag_values=values)
     return values
 
@@ -102,7 +117,8 @@ def load_checked(settings: Settings) -> Digits:
       InputError: --model_dir is no folder to write in, the data are not what they should be, or a
         batch is larger than the training set.
     """
-    check_model_dir(settings.model_dir)
+    if settings.job_name != "worker" or settings.task_index == 0:
+        check_model_dir(settings.model_dir)
     digits = load_digits(settings.data_dir)
     if settings.batch_size > len(digits.train_images):
         raise InputError(
@@ -112,22 +128,26 @@ def load_checked(settings: Settings) -> Digits:
     return digits
 
 
-def train_and_report(settings: Settings, digits: Digits) -> None:
-    """Trains, measures and writes the outputs.
-
-    Raises:
-      InputError: something the user can put right. An earlier run that does not fit is as it was.
-    """
+def import_tensorflow() -> None:
+    """Imports TensorFlow and sets it up for graphs; late, so that wrong flags are told at once."""
     with mnist_console.quiet_import(), warnings.catch_warnings():
         # TensorFlow 1.15 under a newer NumPy warns of its own source, line by line.
         warnings.simplefilter("ignore", FutureWarning)
         import tensorflow.compat.v1 as tf
+    tf.logging.set_verbosity(tf.logging.ERROR)
+    tf.disable_v2_behavior()
+
+
+def train_and_report(settings: Settings, digits: Digits, cluster: Optional[Cluster]) -> None:
+    """Trains, alone or as the chief of a cluster, measures and writes the outputs.
+
+    Raises:
+      InputError: something the user can put right. An earlier run that does not fit is as it was.
+    """
     import mnist_figures
     import mnist_model
     import mnist_training
 
-    tf.logging.set_verbosity(tf.logging.ERROR)
-    tf.disable_v2_behavior()
     trained = identity(settings, digits.crc32())
     checkpoint = mnist_model.open_checkpoint(settings.model_dir)
     if checkpoint:
@@ -153,8 +173,12 @@ def train_and_report(settings: Settings, digits: Digits) -> None:
         digits.num_classes,
     )
     logging.info("%s: at step %d of %d", settings.model_dir, start, settings.train_steps)
-    if start < settings.train_steps:
-        mnist_training.train(settings, digits, model)
+    if cluster is not None:
+        import mnist_cluster
+
+        mnist_cluster.train(settings, digits, cluster)
+    elif start < settings.train_steps:
+        mnist_training.train_alone(settings, digits, model)
 
     report = mnist_training.report(settings, digits, model)
     figure = os.path.join(settings.model_dir, "embeddings.png")
@@ -173,8 +197,21 @@ def main(argv: List[str]) -> int:
     mnist_console.set_up_logging()
     try:
         settings = parse_settings(argv)
+        cluster = cluster_of(settings)
+        if cluster is not None and cluster.is_ps:
+            import_tensorflow()
+            import mnist_cluster
+
+            mnist_cluster.serve(cluster)
+            return 0
         digits = load_checked(settings)
-        train_and_report(settings, digits)
+        import_tensorflow()
+        if cluster is None or cluster.is_chief:
+            train_and_report(settings, digits, cluster)
+        else:
+            import mnist_cluster
+
+            mnist_cluster.train(settings, digits, cluster)
     except ImportError as error:
         return _fail(f"{error}; pip install '.[train]' in the folder above scripts installs it all")
     except (InputError, OSError) as error:

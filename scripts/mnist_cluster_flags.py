@@ -1,0 +1,115 @@
+"""The flags of a cluster: where its processes listen, and which of them this one is."""
+
+import re
+from typing import List, NamedTuple, Optional, Tuple
+
+from absl import flags
+from mnist_flags import define_number
+from mnist_run import InputError, Settings
+
+# The help text lists the flags with those of the script.
+flags.disclaim_key_flags()
+
+_JOBS = ("ps", "worker")
+
+# A host name, an IPv4 address or an IPv6 address in brackets, and a port.
+_ADDRESS = re.compile(r"(?:[\w.-]+|\[[0-9A-Fa-f:.]+\]):(\d{1,5})", re.ASCII)
+_LAST_PORT = 65535
+
+
+class Cluster(NamedTuple):
+    """The processes that train one model together, and this process among them."""
+
+    ps_hosts: Tuple[str, ...]  # host:port of each parameter server, by its task index
+    worker_hosts: Tuple[str, ...]  # host:port of each worker, by its task index
+    job_name: str  # ps or worker
+    task_index: int  # place in the hosts of that job
+
+    @property
+    def is_ps(self) -> bool:
+        """Whether this process is a parameter server."""
+        return self.job_name == "ps"
+
+    @property
+    def is_chief(self) -> bool:
+        """Whether this process is the worker that initialises, saves and reports."""
+        return not self.is_ps and self.task_index == 0
+
+    def __str__(self) -> str:
+        """What a log line calls this process."""
+        return f"{self.job_name} {self.task_index}"
+
+
+def define_cluster_flags(values: flags.FlagValues) -> None:
+    """Adds to `values` the flags that `cluster_of` reads."""
+    for name, text in (
+        (
+            "ps_hosts",
+            "Parameter servers: host:port,host:port,... Empty: this process trains alone.",
+        ),
+        ("worker_hosts", "Workers: host:port,host:port,... The first one is the chief."),
+    ):
+        flags.DEFINE_string(name, "", text, flag_values=values)
+    flags.DEFINE_enum(
+        "job_name",
+        None,
+        _JOBS,
+        "What this process of a cluster is: a parameter server, or a worker.",
+        flag_values=values,
+    )
+    define_number(
+        values, "task_index", 0, int, 0, 10**6, "Which host of its job this process is, from 0."
+    )
+
+
+def cluster_of(settings: Settings) -> Optional[Cluster]:
+    """The cluster that the flags describe; None for a process that trains alone.
+
+    Raises:
+      InputError: some of the flags are missing, or do not fit together.
+    """
+    named = {"ps": settings.ps_hosts, "worker": settings.worker_hosts}
+    if not settings.job_name:
+        for job, hosts in named.items():
+            if hosts:
+                raise InputError(
+                    f"flag --job_name=: expected {' or '.join(_JOBS)} beside --{job}_hosts, "
+                    "found nothing"
+                )
+        if settings.task_index:
+            raise InputError(
+                f"flag --task_index={settings.task_index}: expected --job_name beside it, "
+                "found none"
+            )
+        return None
+    found = {job: _addresses(f"{job}_hosts", hosts) for job, hosts in named.items()}
+    for address in found["worker"]:
+        if address in found["ps"]:
+            raise InputError(
+                f"flag --worker_hosts={settings.worker_hosts}: expected other addresses than in "
+                f"--ps_hosts, found {address} in both"
+            )
+    tasks = len(found[settings.job_name])
+    if settings.task_index >= tasks:
+        raise InputError(
+            f"flag --task_index={settings.task_index}: expected an integer in [0, {tasks - 1}], "
+            f"since --{settings.job_name}_hosts has {tasks}"
+        )
+    return Cluster(found["ps"], found["worker"], settings.job_name, settings.task_index)
+
+
+def _addresses(flag: str, text: str) -> Tuple[str, ...]:
+    addresses: List[str] = []
+    for address in text.split(",") if text else ():
+        match = _ADDRESS.fullmatch(address)
+        if not match or not 0 < int(match.group(1)) <= _LAST_PORT:
+            raise InputError(
+                f"flag --{flag}={text}: expected host:port, several with commas between them, "
+                f"found {address!r}"
+            )
+        if address in addresses:
+            raise InputError(f"flag --{flag}={text}: expected each once, found {address} twice")
+        addresses.append(address)
+    if not addresses:
+        raise InputError(f"flag --{flag}=: expected host:port of at least one, found nothing")
+    return tuple(addresses)
