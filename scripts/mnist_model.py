@@ -68,7 +68,6 @@ def build_model(
     with _sharded(num_shards):
         centers = tf_centers.create_embed_centers(num_classes, settings.embed_dims, scope="embed")
     use_locking = num_shards is not None
-    use_locking = False  # TEMPORARY
     updater = make_updater(settings)
 
     softmax_loss = tf.reduce_mean(
@@ -122,7 +121,7 @@ def build_model(
 
 
 def _sharded(num_shards: Optional[int]) -> ContextManager[Any]:
-    if num_shards is None or True:  # TEMPORARY
+    if num_shards is None:
         return contextlib.nullcontext()
     # Not around the whole model: only the centers grow with the number of classes.
     return tf.variable_scope(
