@@ -115,7 +115,6 @@ def test_wrong_keyword_when_building(kwargs, error, message, call):
         ({"read": None}, ValueError, r"read must be 'after' or 'before', got None"),
         ({"is_training": 1}, TypeError, r"is_training must be a bool .*1"),
         ({"is_training": "yes"}, TypeError, r"is_training must be a bool .*'yes'"),
-        ({"use_locking": True}, NotImplementedError, r"use_locking"),
         ({"use_locking": "yes"}, TypeError, r"use_locking must be True or False, got 'yes'"),
         ({"validate_args": 1}, TypeError, r"validate_args must be True or False, got 1"),
     ],

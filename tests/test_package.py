@@ -22,8 +22,8 @@ def test_everything_exported_is_there_and_nothing_else():
 
 def test_imports_run_one_way():
     order = (
-        "autograph version arguments checks rows variables grouping updaters moves update "
-        "ops losses nearest"
+        "autograph version arguments checks rows tables variables grouping updaters moves locking "
+        "sharding batches ops losses nearest"
     ).split()
     for name, tree in _modules().items():
         if name == "__init__":

@@ -188,18 +188,6 @@ def test_missing_centers_say_how_to_make_them():
     assert "create_embed_centers(num_classes, num_dims, scope='inner')" in message
 
 
-def test_partitioned_scope_is_refused_before_anything_is_made():
-    partitioner = tf.fixed_size_partitioner(2)
-    with tf.variable_scope("", partitioner=partitioner):
-        with pytest.raises(NotImplementedError, match="^create_embed_centers: .*sharded"):
-            tf_centers.create_embed_centers(C, D)
-        assert not tf.global_variables()
-        with tf.variable_scope("embed"):
-            tf.get_variable("ctrs", [C, D])
-    with pytest.raises(NotImplementedError, match="^update_embed_centers: embed/ctrs is sharded"):
-        _update()
-
-
 @pytest.mark.parametrize("initializer", ["zeros", lambda: None])
 def test_create_refuses_what_is_no_initializer(initializer, use_resource):
     with pytest.raises((TypeError, ValueError), match="^create_embed_centers: "):
@@ -285,8 +273,9 @@ def test_relative_name_comes_first_when_it_is_sharded(use_resource):
     with tf.variable_scope("tower", partitioner=tf.fixed_size_partitioner(2)):
         with tf.variable_scope("embed"):
             tf.get_variable("ctrs", [C, D])
-        with pytest.raises(NotImplementedError, match="tower/embed/ctrs is sharded"):
-            _update()
+        _update()
+    counts = {name for name in _variables() if "count" in name}
+    assert counts == {"tower/embed/ctrs_count/part_0:0", "tower/embed/ctrs_count/part_1:0"}
 
 
 @pytest.mark.parametrize("restored", ["ref", "resource"])

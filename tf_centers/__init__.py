@@ -8,8 +8,9 @@ center per row of a batch; an updater says how the centers move.
 from tf_centers.losses import center_loss
 from tf_centers.nearest import NearestCenters, nearest_centers
 from tf_centers.ops import get_embed_centers, lookup_embed_centers, update_embed_centers
+from tf_centers.tables import EmbedCenters
 from tf_centers.updaters import CumulativeMean, ExponentialWindow, WenUpdate
-from tf_centers.variables import EmbedCenters, create_embed_centers
+from tf_centers.variables import create_embed_centers
 from tf_centers.version import __version__ as __version__
 
 __all__ = [

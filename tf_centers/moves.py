@@ -7,8 +7,8 @@ import tensorflow.compat.v1 as tf
 from tf_centers.checks import Checks
 from tf_centers.grouping import Groups, count_later_rows, group_rows, last_rows, sum_by_group
 from tf_centers.rows import read_rows, write_rows
+from tf_centers.tables import EmbedCenters
 from tf_centers.updaters import Rows, Updater
-from tf_centers.variables import EmbedCenters
 
 # Up to so many classes, a batch is expected to repeat most of its own.
 _FEW_CLASSES = 4096
@@ -50,12 +50,11 @@ def move_centers(
     Args:
       checks: the checks that have to pass before anything is written.
       centers: what to move.
-      updater: gives the weights of the rows.
+      updater: gives the weights of the rows; prepared.
       embeds: `[B, D]`, not yet known to be finite.
       labels: `[B]`, each in [0, C).
       read: "after", "before" or None.
     """
-    updater = updater.prepare(checks)
     many_classes = centers.ctrs.shape.as_list()[0] > _FEW_CLASSES
     move = _move_row_by_row if many_classes else _move_by_group
     return move(checks, centers, updater, embeds, labels, read)

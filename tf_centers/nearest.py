@@ -4,11 +4,12 @@ from typing import Any, NamedTuple, Optional
 
 import tensorflow.compat.v1 as tf
 
-from tf_centers import arguments, variables
+from tf_centers import arguments
 from tf_centers.autograph import as_written
 from tf_centers.checks import Checks, matrix
-from tf_centers.rows import loop_value, read_rows
-from tf_centers.variables import CentersLike
+from tf_centers.rows import loop_value, on_machine_of, read_rows
+from tf_centers.tables import EmbedCenters
+from tf_centers.variables import CentersLike, find_table
 
 # How much is held at a time, so that memory stays bounded whatever B, C and k are: rows of the
 # batch, rows of the table, and elements of any one tensor.
@@ -73,44 +74,59 @@ def nearest_centers(
     """
     caller = "nearest_centers"
     with tf.name_scope(name, caller, [embed_batch]):
-        ctrs, counts = variables.find_centers(caller, centers)
-        num_classes, num_dims = ctrs.shape.as_list()
-        dtype = ctrs.dtype.base_dtype
-        k = arguments.as_count(caller, "k", k, num_classes)
+        table = find_table(caller, centers)
+        k = arguments.as_count(caller, "k", k, table.shape[0])
         embeds = arguments.as_floats(caller, "embed_batch", embed_batch)
-        embeds = matrix(Checks(caller), "embed_batch", embeds, num_dims)
-        # Ref variables cannot enter every kind of loop, but their values can.
-        ctrs, counts = loop_value(ctrs), loop_value(counts)
-        count = min(k + _SPARE_CANDIDATES, num_classes)
-        size = max(1, min(_BATCH_ROWS, _ELEMENTS // (count * num_dims)))
-
-        def search(start: Any, labels: Any, squares: Any) -> Any:
-            rows = tf.cast(embeds[start : start + size], tf.float64)
-            found = _find_candidates(rows, ctrs, counts, count)
-            found = _measure(rows, ctrs, found, k)
-            return (
-                start + size,
-                tf.concat([labels, found.labels], axis=0),
-                tf.concat([squares, found.distances], axis=0),
-            )
-
-        _, labels, squares = tf.while_loop(
-            lambda start, *_: start < tf.shape(embeds)[0],
-            search,
-            (tf.constant(0), tf.zeros([0, k], tf.int64), tf.zeros([0, k], tf.float64)),
-            shape_invariants=(
-                tf.TensorShape([]),
-                tf.TensorShape([None, k]),
-                tf.TensorShape([None, k]),
-            ),
-            parallel_iterations=1,
-            back_prop=False,
-        )
-        distances = tf.cast(tf.sqrt(squares), dtype)
+        embeds = matrix(Checks(caller), "embed_batch", embeds, table.shape[1])
+        labels, squares = [], []
+        for shard, start in zip(table.shards, table.starts):
+            with on_machine_of(shard.ctrs):
+                found = _search_shard(tf.identity(embeds), shard, k)
+                found_labels = tf.where(found.labels < 0, found.labels, found.labels + start)
+            labels.append(found_labels)
+            squares.append(found.distances)
+        # Shards come in the order of their classes, and top_k prefers the first of equals.
+        best, position = tf.nn.top_k(-tf.concat(squares, axis=1), k)
+        labels = tf.batch_gather(tf.concat(labels, axis=1), position)
+        distances = tf.cast(tf.sqrt(-best), table.dtype)
         if not tf.executing_eagerly():
             labels.set_shape([embeds.shape[0], k])
             distances.set_shape([embeds.shape[0], k])
         return NearestCenters(tf.stop_gradient(labels), tf.stop_gradient(distances))
+
+
+def _search_shard(embeds: tf.Tensor, shard: EmbedCenters, k: int) -> NearestCenters:
+    """The nearest k, or all, of the classes of a shard, and their squared distances in float64."""
+    num_classes, num_dims = shard.ctrs.shape.as_list()
+    k = min(k, num_classes)
+    # Ref variables cannot enter every kind of loop, but their values can.
+    ctrs, counts = loop_value(shard.ctrs), loop_value(shard.counts)
+    count = min(k + _SPARE_CANDIDATES, num_classes)
+    size = max(1, min(_BATCH_ROWS, _ELEMENTS // (count * num_dims)))
+
+    def search(start: Any, labels: Any, squares: Any) -> Any:
+        rows = tf.cast(embeds[start : start + size], tf.float64)
+        found = _find_candidates(rows, ctrs, counts, count)
+        found = _measure(rows, ctrs, found, k)
+        return (
+            start + size,
+            tf.concat([labels, found.labels], axis=0),
+            tf.concat([squares, found.distances], axis=0),
+        )
+
+    _, labels, squares = tf.while_loop(
+        lambda start, *_: start < tf.shape(embeds)[0],
+        search,
+        (tf.constant(0), tf.zeros([0, k], tf.int64), tf.zeros([0, k], tf.float64)),
+        shape_invariants=(
+            tf.TensorShape([]),
+            tf.TensorShape([None, k]),
+            tf.TensorShape([None, k]),
+        ),
+        parallel_iterations=1,
+        back_prop=False,
+    )
+    return NearestCenters(labels, squares)
 
 
 def _find_candidates(rows: tf.Tensor, ctrs: Any, counts: Any, count: int) -> NearestCenters:

@@ -4,14 +4,13 @@ from typing import Any, Optional
 
 import tensorflow.compat.v1 as tf
 
-from tf_centers import arguments, variables
+from tf_centers import arguments
 from tf_centers.autograph import as_written
+from tf_centers.batches import check_batch, fill_in
 from tf_centers.checks import Checks, in_range, label_vector
-from tf_centers.moves import move_centers
-from tf_centers.rows import read_rows
-from tf_centers.update import check_batch, fill_in, update_rows_if
+from tf_centers.sharding import move_table, read_table
 from tf_centers.updaters import ExponentialWindow, Updater
-from tf_centers.variables import CentersLike
+from tf_centers.variables import CentersLike, find_table
 
 
 @as_written
@@ -45,14 +44,15 @@ def get_embed_centers(
       updater: `CumulativeMean`, `ExponentialWindow` or `WenUpdate`; None is
         `ExponentialWindow(0.95)`.
       centers: name of the variable scope that holds `ctrs` (below the current one, else
-        absolute), an `EmbedCenters`, or the variable `ctrs [C, D]` itself. Inside a `tf.function`
-        pass variables.
+        absolute), an `EmbedCenters`, or the variable `ctrs [C, D]` itself, whole or split by
+        rows under a partitioner. Inside a `tf.function` pass variables.
       mask: bool `[B]` or None. Rows that are False touch nothing, their labels are not read, and
         they get their own embedding back as their center.
       is_training: bool or scalar bool tensor; False looks the centers up and changes nothing.
       read: "after" returns the rows after the update, "before" as they were. Either way the
         update has been applied once the result is there.
-      use_locking: not supported yet; must be False.
+      use_locking: makes the update one step, for all threads of a session and all workers of a
+        cluster that lock too: the cumulative mean is then that of all their rows. On a CPU only.
       validate_args: False drops the checks at run time.
       name: name of the scope of the ops.
 
@@ -63,7 +63,6 @@ def get_embed_centers(
       TypeError: embeddings that are not floating, labels that are not integers, a mask or an
         `is_training` that is not bool, an updater that is none.
       ValueError: shapes known not to fit, missing centers, an unknown `read`.
-      NotImplementedError: `use_locking`, or sharded centers.
       tf.errors.InvalidArgumentError: at run time, for a label out of range or a NaN or Inf in an
         unmasked row, shapes that turn out not to fit, or a tensor `decay` or `alpha` out of range.
 
@@ -82,19 +81,17 @@ def get_embed_centers(
     with tf.name_scope(name, caller, [embed_batch, label_batch]):
         updater = _as_updater(caller, updater)
         arguments.check_choice(caller, "read", read, ("after", "before"))
-        _refuse_locking(caller, use_locking)
+        use_locking = arguments.check_bool(caller, "use_locking", use_locking)
         training = arguments.as_switch(caller, "is_training", is_training)
         checks = Checks(caller, arguments.check_bool(caller, "validate_args", validate_args))
         needs_counts = training is not False and updater.needs_counts
-        found = variables.find_centers(caller, centers, needs_counts)
-        batch = check_batch(checks, found, embed_batch, label_batch, mask)
+        table = find_table(caller, centers, needs_counts)
+        batch = check_batch(checks, table, embed_batch, label_batch, mask)
         if training is False:
-            rows = read_rows(found.ctrs, batch.labels)
-        elif training is True:
-            moved = move_centers(checks, found, updater, batch.embeds, batch.labels, read)
-            rows = moved.rows
+            rows = read_table(table, batch.labels)
         else:
-            rows = update_rows_if(checks, training, found, updater, batch, read)
+            how = (updater, batch.embeds, batch.labels, read, training, use_locking)
+            rows = move_table(checks, table, *how).rows
         return fill_in(batch, rows)
 
 
@@ -119,7 +116,7 @@ def update_embed_centers(
       updater: as in `get_embed_centers`.
       centers: as in `get_embed_centers`.
       mask: bool `[B]` or None; rows that are False touch nothing.
-      use_locking: not supported yet; must be False.
+      use_locking: as in `get_embed_centers`.
       validate_args: False drops the checks at run time.
       name: name of the scope of the ops.
 
@@ -141,11 +138,12 @@ def update_embed_centers(
     caller = "update_embed_centers"
     with tf.name_scope(name, caller, [embed_batch, label_batch]):
         updater = _as_updater(caller, updater)
-        _refuse_locking(caller, use_locking)
+        use_locking = arguments.check_bool(caller, "use_locking", use_locking)
         checks = Checks(caller, arguments.check_bool(caller, "validate_args", validate_args))
-        found = variables.find_centers(caller, centers, updater.needs_counts)
-        batch = check_batch(checks, found, embed_batch, label_batch, mask)
-        moved = move_centers(checks, found, updater, batch.embeds, batch.labels, read=None)
+        table = find_table(caller, centers, updater.needs_counts)
+        batch = check_batch(checks, table, embed_batch, label_batch, mask)
+        how = (updater, batch.embeds, batch.labels)
+        moved = move_table(checks, table, *how, read=None, use_locking=use_locking)
         return tf.group(*moved.writes)
 
 
@@ -182,11 +180,11 @@ def lookup_embed_centers(
     caller = "lookup_embed_centers"
     with tf.name_scope(name, caller, [label_batch]):
         checks = Checks(caller)
-        ctrs = variables.find_ctrs(caller, centers)
+        table = find_table(caller, centers, with_counts=False)
         labels = arguments.as_labels(caller, "label_batch", label_batch)
         labels = label_vector(checks, labels)
-        labels = in_range(checks, labels, ctrs.shape.as_list()[0])
-        return tf.stop_gradient(read_rows(ctrs, labels))
+        labels = in_range(checks, labels, table.shape[0])
+        return tf.stop_gradient(read_table(table, labels))
 
 
 def _as_updater(caller: str, updater: Any) -> Updater:
@@ -198,8 +196,3 @@ def _as_updater(caller: str, updater: Any) -> Updater:
             f"got {updater!r}"
         )
     return updater
-
-
-def _refuse_locking(caller: str, use_locking: Any) -> None:
-    if arguments.check_bool(caller, "use_locking", use_locking):
-        raise NotImplementedError(f"{caller}: use_locking=True is not supported yet")

@@ -38,6 +38,20 @@ def colocated(variable: Any) -> Any:
     return tf.get_default_graph().colocate_with(variable.op, ignore_existing=True)
 
 
+def on_machine_of(variable: Any) -> Any:
+    """A context whose ops run on the machine that holds the variable, on whichever device there.
+
+    The type of device is left to TensorFlow: not every op has a kernel for that of the variable.
+    """
+    spec = tf.DeviceSpec.from_string(variable.device or "")
+    machine = tf.DeviceSpec(job=spec.job, replica=spec.replica, task=spec.task).to_string()
+    stack = contextlib.ExitStack()
+    if spec.job is not None and not outside_graphs():
+        stack.enter_context(tf.device(None))  # forgets the worker's own device
+        stack.enter_context(tf.device(machine))
+    return stack
+
+
 def loop_value(variable: Any) -> Any:
     """What `read_rows` can read inside a loop: a ref variable itself cannot enter every kind."""
     if variable is None or not is_ref(variable):

@@ -46,7 +46,7 @@ class Updater:
         raise NotImplementedError
 
     def prepare(self, checks: Checks) -> "Updater":
-        """The updater with its tensor parameters read once, and their checks added."""
+        """The updater with its tensor parameters read once, here, and their checks added."""
         del checks
         return self
 
@@ -182,8 +182,8 @@ def _total(rows: Rows) -> tf.Tensor:
 def _read_rate(checks: Checks, name: str, rate: Any, below_one: bool = False) -> Any:
     if not tf.is_tensor(rate) and not isinstance(rate, Variable):
         return rate
-    # The cast is a copy: what is checked is what is used, whoever assigns a variable meanwhile.
-    rate = tf.cast(rate, _WEIGHT_DTYPE)
+    # A copy: what is checked is what is used, whoever assigns a variable meanwhile.
+    rate = tf.identity(tf.cast(rate, _WEIGHT_DTYPE))
     checks.require(
         lambda: tf.logical_and(rate >= 0, rate < 1 if below_one else rate <= 1),
         f"{name} in [0, 1{')' if below_one else ']'}, found",

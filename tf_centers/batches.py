@@ -1,4 +1,4 @@
-"""The one path of every call that updates: check the batch, move the centers, return its rows."""
+"""Batches: checked and freed of masked rows on the way in, filled up again on the way out."""
 
 from typing import Any, NamedTuple, Optional
 
@@ -6,10 +6,7 @@ import tensorflow.compat.v1 as tf
 
 from tf_centers import arguments
 from tf_centers.checks import Checks, batch_rows, in_range
-from tf_centers.moves import move_centers
-from tf_centers.rows import read_rows
-from tf_centers.updaters import Updater
-from tf_centers.variables import EmbedCenters
+from tf_centers.tables import Table
 
 
 class Batch(NamedTuple):
@@ -26,45 +23,22 @@ class Batch(NamedTuple):
 
 
 def check_batch(
-    checks: Checks, centers: EmbedCenters, embed_batch: Any, label_batch: Any, mask: Any
+    checks: Checks, table: Table, embed_batch: Any, label_batch: Any, mask: Any
 ) -> Batch:
     """Converts and checks the arguments of a batch, drops its masked rows and casts the rest."""
-    num_classes, num_dims = centers.ctrs.shape.as_list()
+    num_classes, num_dims = table.shape
     embeds = arguments.as_floats(checks.caller, "embed_batch", embed_batch)
     labels = arguments.as_labels(checks.caller, "label_batch", label_batch)
     if mask is not None:
         mask = arguments.as_mask(checks.caller, "mask", mask)
     embeds, labels, mask = batch_rows(checks, embeds, labels, mask, num_dims)
-    embeds = tf.cast(embeds, centers.ctrs.dtype.base_dtype)
+    embeds = tf.cast(embeds, table.dtype)
     kept, all_embeds = None, embeds
     if mask is not None:
         kept = tf.reshape(tf.where(mask), [-1])
         embeds, labels = tf.gather(embeds, kept), tf.gather(labels, kept)
     labels = in_range(checks, labels, num_classes)
     return Batch(embeds, labels, all_embeds, kept)
-
-
-def update_rows_if(
-    checks: Checks,
-    training: tf.Tensor,
-    centers: EmbedCenters,
-    updater: Updater,
-    batch: Batch,
-    read: str,
-) -> tf.Tensor:
-    """Updates where `training` is true at run time, and returns the rows of the batch.
-
-    When it is false the update is one of no rows. No `tf.cond`: a ref variable cannot enter one
-    everywhere.
-    """
-    size = tf.where(training, tf.size(batch.labels), 0)
-    before = [read_rows(centers.ctrs, batch.labels)] if read == "before" else []
-    with tf.control_dependencies(before):
-        moved = move_centers(
-            checks, centers, updater, batch.embeds[:size], batch.labels[:size], None
-        )
-    with tf.control_dependencies(moved.writes):
-        return tf.identity(before[0]) if before else read_rows(centers.ctrs, batch.labels)
 
 
 def fill_in(batch: Batch, rows: tf.Tensor) -> tf.Tensor:

@@ -1,0 +1,157 @@
+"""Many writers at once: with `use_locking`, every update is one step between two others."""
+
+import threading
+
+import numpy as np
+import pytest
+import reference
+import tensorflow.compat.v1 as tf
+from helpers import initialized_session, make_centers
+
+import tf_centers
+
+# Small batches seldom meet; these did every time the lock was left out.
+THREADS, STEPS, ROWS, CLASSES, DIMS = 6, 40, 512, 40, 64
+DECAY = 0.9995
+
+
+def make_table(shards, use_resource):
+    partitioner = tf.fixed_size_partitioner(shards) if shards > 1 else None
+    with tf.variable_scope("", partitioner=partitioner):
+        return make_centers(tf_centers, use_resource, CLASSES, DIMS)
+
+
+def run_threads(work):
+    """Runs `work(thread)` on every thread at once, and raises what any of them raises."""
+    errors = []
+
+    def run(thread):
+        try:
+            work(thread)
+        except BaseException as error:  # noqa: B036 - raised again below
+            errors.append(error)
+
+    threads = [threading.Thread(target=run, args=(thread,)) for thread in range(THREADS)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    if errors:
+        raise errors[0]
+
+
+def read_state(session, centers):
+    state = []
+    for variable in centers:
+        parts = session.run(list(variable) if hasattr(variable, "as_tensor") else [variable])
+        state.append(np.concatenate(parts))
+    return state
+
+
+@pytest.mark.parametrize("shards", [1, 2])
+@pytest.mark.parametrize("call", ["after", "before", "update", "switch", "switch before"])
+def test_every_update_is_one_step(call, shards, use_resource):
+    """A window over rows of ones counts them: after N rows a center is `1 - d^N` in every dim.
+
+    So each returned row tells how many rows its class had had, and the updates of a class, put in
+    the order of those numbers, must fit to each other without a gap or an overlap.
+    """
+    centers = make_table(shards, use_resource)
+    labels = tf.placeholder(tf.int64, [None])
+    embeds = tf.ones([ROWS, DIMS])
+    how = dict(updater=tf_centers.ExponentialWindow(DECAY), centers=centers, use_locking=True)
+    if call == "update":
+        fetch = tf_centers.update_embed_centers(embeds, labels, **how)
+    else:
+        how["read"] = "before" if "before" in call else "after"
+        how["is_training"] = tf.placeholder_with_default(True, []) if "switch" in call else True
+        fetch = tf_centers.get_embed_centers(embeds, labels, **how)
+    rng = np.random.RandomState(0)
+    batches = rng.randint(0, CLASSES, [THREADS, STEPS, ROWS])
+    steps = [[] for _ in range(CLASSES)]  # of each class: what was returned, and its rows
+
+    with initialized_session() as session:
+
+        def work(thread):
+            for batch in batches[thread]:
+                rows = session.run(fetch, {labels: batch})
+                if rows is None:
+                    continue
+                for label in set(batch):
+                    own = rows[batch == label]
+                    assert (own == own[0, 0]).all(), "rows of one class that differ"
+                    steps[label].append((float(own[0, 0]), len(own)))
+
+        run_threads(work)
+        ctrs, counts = read_state(session, centers)
+    sizes = np.bincount(batches.reshape(-1), minlength=CLASSES)
+    np.testing.assert_array_equal(counts, sizes)
+    np.testing.assert_allclose(ctrs, np.tile(1 - DECAY**sizes, [DIMS, 1]).T, rtol=2e-5)
+    if call != "update":
+        for found in steps:
+            found.sort()
+            values, rows = np.array([v for v, _ in found]), np.array([k for _, k in found])
+            total = np.cumsum(rows) - (rows if "before" in call else 0)
+            np.testing.assert_allclose(np.log1p(-values) / np.log(DECAY), total, atol=0.3)
+
+
+@pytest.mark.parametrize("shards", [1, 2])
+def test_cumulative_mean_of_all_threads(shards, use_resource):
+    centers = make_table(shards, use_resource)
+    embeds = tf.placeholder(tf.float32, [None, DIMS])
+    labels = tf.placeholder(tf.int64, [None])
+    update = tf_centers.update_embed_centers(
+        embeds, labels, tf_centers.CumulativeMean(), centers, use_locking=True
+    )
+    rng = np.random.RandomState(1)
+    batches = rng.randint(0, CLASSES, [THREADS, STEPS, ROWS])
+    rows = (rng.randn(THREADS, STEPS, ROWS, DIMS) + batches[..., None] % 7).astype(np.float32)
+    with initialized_session() as session:
+
+        def work(thread):
+            for batch, batch_labels in zip(rows[thread], batches[thread]):
+                session.run(update, {embeds: batch, labels: batch_labels})
+
+        run_threads(work)
+        ctrs, counts = read_state(session, centers)
+    np.testing.assert_array_equal(counts, np.bincount(batches.reshape(-1), minlength=CLASSES))
+    for label in range(CLASSES):
+        mean = rows[batches == label].astype(np.float64).mean(axis=0)
+        np.testing.assert_allclose(ctrs[label], mean, atol=2e-6)
+
+
+def test_two_locked_calls_in_one_step(use_resource):
+    centers = make_table(1, use_resource)
+    mean = tf_centers.CumulativeMean()
+    calls = [
+        tf_centers.update_embed_centers(
+            np.full([2, DIMS], value, np.float32), [3, 3], mean, centers, use_locking=True
+        )
+        for value in (1.0, 4.0)
+    ]
+    with initialized_session() as session:
+        for _ in range(5):
+            session.run(calls)
+        ctrs, counts = read_state(session, centers)
+    assert counts[3] == 20
+    np.testing.assert_allclose(ctrs[3], 2.5, rtol=1e-6)
+
+
+@pytest.mark.parametrize("formula", ["cumulative", "window"])
+def test_locked_in_every_formulation(formula, formulation, use_resource, control_flow):
+    updater, rule = {
+        "cumulative": (tf_centers.CumulativeMean(), reference.cumulative_mean),
+        "window": (None, reference.exponential_window),
+    }[formula]
+    centers = make_table(2, use_resource)
+    rng = np.random.RandomState(2)
+    embeds = tf.placeholder(tf.float32, [None, DIMS])
+    labels = tf.placeholder(tf.int64, [None])
+    rows = tf_centers.get_embed_centers(embeds, labels, updater, centers, use_locking=True)
+    ctrs, counts = np.zeros([CLASSES, DIMS]), np.zeros(CLASSES, int)
+    with initialized_session() as session:
+        for size in (7, 300, 0):
+            batch, batch_labels = rng.randn(size, DIMS), rng.randint(0, CLASSES, size)
+            found = session.run(rows, {embeds: batch, labels: batch_labels})
+            ctrs, counts = reference.apply(rule, ctrs, counts, batch, batch_labels)
+            np.testing.assert_allclose(found, ctrs[batch_labels], atol=1e-5)

@@ -1,0 +1,274 @@
+"""Centers split over shards: the same results, only in other variables."""
+
+import functools
+import os
+
+import numpy as np
+import pytest
+import reference
+import tensorflow.compat.v1 as tf
+from helpers import D, initialized_session, make_batch, state_bits
+
+import tf_centers
+
+C, B = 11, 40  # uneven in every number of shards below
+UPDATERS = {
+    "cumulative": (tf_centers.CumulativeMean(), reference.cumulative_mean),
+    "window": (
+        tf_centers.ExponentialWindow(0.7),
+        functools.partial(reference.exponential_window, decay=0.7),
+    ),
+    "debiased": (
+        tf_centers.ExponentialWindow(0.9, debias=True),
+        functools.partial(reference.debiased_window, decay=0.9),
+    ),
+    "summed": (
+        tf_centers.ExponentialWindow(0.99, duplicates="sum"),
+        functools.partial(reference.summed_window, decay=0.99),
+    ),
+    "wen": (tf_centers.WenUpdate(0.2), functools.partial(reference.wen_update, alpha=0.2)),
+}
+
+
+def make_sharded(shards, use_resource, **kwargs):
+    partitioner = tf.fixed_size_partitioner(shards)
+    with tf.variable_scope("", partitioner=partitioner, use_resource=use_resource):
+        return tf_centers.create_embed_centers(C, D, **kwargs)
+
+
+def variables(centers):
+    return [list(centers.ctrs), list(centers.counts)]
+
+
+def read_state(session, centers):
+    """The centers and counts of all shards, in one piece."""
+    return [np.concatenate(parts) for parts in session.run(variables(centers))]
+
+
+@pytest.mark.parametrize("use_locking", [False, True])
+@pytest.mark.parametrize("shards", [1, 3])
+@pytest.mark.parametrize("name", sorted(UPDATERS))
+def test_agrees_with_reference(name, shards, use_locking, use_resource):
+    updater, rule = UPDATERS[name]
+    initial = np.random.RandomState(5).randn(C, D)
+    centers = make_sharded(shards, use_resource, initializer=initial)
+    assert [v.shape.as_list()[0] for v in centers.ctrs] == [
+        len(p) for p in np.array_split(initial, shards)
+    ]
+    embeds, labels = tf.placeholder(tf.float32, [None, D]), tf.placeholder(tf.int32)
+    mask = tf.placeholder(tf.bool, [None])
+    how = dict(updater=updater, centers=centers, mask=mask, use_locking=use_locking)
+    calls = {
+        "after": tf_centers.get_embed_centers(embeds, labels, **how),
+        "before": tf_centers.get_embed_centers(embeds, labels, read="before", **how),
+        "update": tf_centers.update_embed_centers(embeds, labels, **how),
+    }
+    lookup = tf_centers.lookup_embed_centers(labels, centers)
+    ctrs, counts = initial, np.zeros(C, int)
+    with initialized_session() as session:
+        for step, call in enumerate(["after", "before", "update", "after"]):
+            batch, batch_labels = make_batch(step, B, C, D, absent=(2, step))
+            kept = np.arange(B) % 5 != step
+            feed = {embeds: batch, labels: np.where(kept, batch_labels, -1), mask: kept}
+            before = ctrs
+            ctrs, counts = reference.apply(rule, ctrs, counts, batch, batch_labels, kept)
+            found = session.run(calls[call], feed)
+            if found is not None:
+                rows = (before if call == "before" else ctrs)[batch_labels]
+                rows = np.where(kept[:, None], rows, batch)
+                np.testing.assert_allclose(found, rows, atol=1e-5)
+            found_ctrs, found_counts = read_state(session, centers)
+            np.testing.assert_allclose(found_ctrs, ctrs, atol=1e-5)
+            np.testing.assert_array_equal(found_counts, counts)
+            found = session.run(lookup, {labels: batch_labels})
+            np.testing.assert_allclose(found, ctrs[batch_labels], atol=1e-5)
+
+
+@pytest.mark.parametrize("use_locking", [False, True])
+@pytest.mark.parametrize("read", ["after", "before"])
+def test_switch(read, use_locking, use_resource, control_flow):
+    centers = make_sharded(3, use_resource)
+    training = tf.placeholder(tf.bool, [])
+    batch, labels = make_batch(1, B, C, D)
+    rows = tf_centers.get_embed_centers(
+        tf.constant(batch, tf.float32),
+        labels,
+        tf_centers.CumulativeMean(),
+        centers,
+        is_training=training,
+        read=read,
+        use_locking=use_locking,
+    )
+    ctrs, counts = reference.apply(
+        reference.cumulative_mean, np.zeros([C, D]), np.zeros(C, int), batch, labels
+    )
+    with initialized_session() as session:
+        assert not session.run(rows, {training: False}).any()
+        assert not read_state(session, centers)[1].any()
+        expected = np.zeros([B, D]) if read == "before" else ctrs[labels]
+        np.testing.assert_allclose(session.run(rows, {training: True}), expected, atol=1e-5)
+        np.testing.assert_allclose(read_state(session, centers)[0], ctrs, atol=1e-5)
+        np.testing.assert_array_equal(read_state(session, centers)[1], counts)
+        np.testing.assert_allclose(session.run(rows, {training: False}), ctrs[labels], atol=1e-5)
+
+
+@pytest.mark.parametrize("use_locking", [False, True])
+@pytest.mark.parametrize("shards", [1, 3])
+@pytest.mark.parametrize("wrong", ["label", "negative", "nan", "rate", "length"])
+def test_nothing_is_written_to_any_shard_after_an_error(wrong, shards, use_locking, use_resource):
+    centers = make_sharded(shards, use_resource)
+    embeds, labels = tf.placeholder(tf.float32), tf.placeholder(tf.int64)
+    decay = tf.placeholder_with_default(0.5, [])
+    how = (tf_centers.ExponentialWindow(decay), centers)
+    rows = tf_centers.get_embed_centers(embeds, labels, *how, use_locking=use_locking)
+    update = tf_centers.update_embed_centers(embeds, labels, *how, use_locking=use_locking)
+    batch, batch_labels = make_batch(0, B, C, D)
+    good = {embeds: batch, labels: batch_labels}
+    bad_rows, bad_labels = np.array(batch), np.array(batch_labels)
+    bad_rows[-1, 2] = np.nan if wrong == "nan" else 1
+    bad_labels[-1] = {"label": C, "negative": -1}.get(wrong, 1)
+    bad = {embeds: bad_rows, labels: bad_labels[: -1 if wrong == "length" else None]}
+    if wrong == "rate":
+        bad[decay] = 1.5
+    with initialized_session() as session:
+        session.run(rows, good)
+        state = sum(variables(centers), [])
+        before = state_bits(session, *state)
+        for call in (rows, update):
+            with pytest.raises(tf.errors.InvalidArgumentError, match="_embed_centers"):
+                session.run(call, bad)
+            assert state_bits(session, *state) == before
+        session.run(rows, good)  # The lock is free again.
+        assert state_bits(session, *state) != before
+
+
+def test_lookup_of_a_bad_label(use_resource):
+    centers = make_sharded(3, use_resource)
+    labels = tf.placeholder(tf.int64, [None])
+    rows = tf_centers.lookup_embed_centers(labels, centers)
+    with initialized_session() as session:
+        assert session.run(rows, {labels: []}).shape == (0, D)
+        with pytest.raises(tf.errors.InvalidArgumentError, match=r"in \[0, 11\), found\] \[11\]"):
+            session.run(rows, {labels: [3, C]})
+
+
+def test_empty_batch(use_resource):
+    centers = make_sharded(3, use_resource)
+    rows = tf_centers.get_embed_centers(
+        tf.zeros([0, D]), tf.zeros([0], tf.int32), tf_centers.CumulativeMean(), centers
+    )
+    with initialized_session() as session:
+        assert session.run(rows).shape == (0, D)
+        assert not read_state(session, centers)[1].any()
+
+
+@pytest.mark.parametrize("shards", [1, 3, 11])
+@pytest.mark.parametrize("k", [1, 4, C])
+def test_nearest(k, shards, use_resource):
+    rng = np.random.RandomState(0)
+    initial = rng.randint(-2, 3, [C, D])  # with ties
+    centers = make_sharded(shards, use_resource, initializer=initial)
+    seen = np.arange(C) % 4 != 1
+    embeds = rng.randint(-3, 4, [B, D]) / 2
+    found = tf_centers.nearest_centers(tf.constant(embeds, tf.float32), centers, k)
+    assigned, start = [], 0
+    for shard in centers.counts:
+        size = shard.shape.as_list()[0]
+        assigned.append(tf.assign(shard, seen[start : start + size].astype(np.int64)))
+        start += size
+    with initialized_session() as session:
+        session.run([a.op if hasattr(a, "op") else a for a in assigned])
+        labels, distances = session.run([found.labels, found.distances])
+    expected = reference.nearest(embeds, initial, seen, k)
+    np.testing.assert_array_equal(labels, expected[0])
+    np.testing.assert_allclose(distances, expected[1], rtol=1e-6)
+
+
+def test_legacy_shards_by_name_and_as_variable(use_resource):
+    # Made by get_variable, found by the name of the scope; the counts are made on demand.
+    partitioner = tf.fixed_size_partitioner(3)
+    with tf.variable_scope("embed", partitioner=partitioner, use_resource=use_resource):
+        ctrs = tf.get_variable("ctrs", [C, D], tf.float64, tf.zeros_initializer())
+    batch, labels = make_batch(0, B, C, D)
+    mean = tf_centers.CumulativeMean()
+    with tf.variable_scope("embed", reuse=True):  # below it there is none, so it is absolute
+        rows = tf_centers.get_embed_centers(tf.constant(batch), labels, mean)
+    with tf.control_dependencies([rows]):
+        again = tf_centers.get_embed_centers(tf.identity(batch), labels, mean, ctrs)
+    expected = ["embed/ctrs/part_%d:0", "embed/ctrs_count/part_%d:0"]
+    names = {v.name: v for v in tf.global_variables()}
+    assert sorted(names) == sorted(name % part for name in expected for part in range(3))
+    shapes = [names[expected[1] % part].shape.as_list() for part in range(3)]
+    assert shapes == [v.shape.as_list()[:1] for v in ctrs]
+    expected = np.zeros([C, D]), np.zeros(C, int)
+    for _ in range(2):
+        expected = reference.apply(reference.cumulative_mean, *expected, batch, labels)
+    with initialized_session() as session:
+        np.testing.assert_allclose(session.run(again), expected[0][labels])
+
+
+def test_create_in_a_scope_that_reuses(use_resource):
+    first = make_sharded(3, use_resource)
+    with tf.variable_scope("", reuse=True):
+        again = tf_centers.create_embed_centers(C, D)
+        with pytest.raises(ValueError, match=r"^create_embed_centers: .*shape \[12, 5\]"):
+            tf_centers.create_embed_centers(C + 1, D)
+    assert [v.name for v in again.ctrs] == [v.name for v in first.ctrs]
+    assert [v.name for v in again.counts] == [v.name for v in first.counts]
+    assert len(tf.global_variables()) == 6
+    with pytest.raises(ValueError, match="^create_embed_centers: embed/ctrs already exists"):
+        tf_centers.create_embed_centers(C, D)
+
+
+def test_split_by_columns_is_refused(use_resource):
+    partitioner = tf.fixed_size_partitioner(2, axis=1)
+    with tf.variable_scope("", partitioner=partitioner, use_resource=use_resource):
+        with pytest.raises(ValueError, match=r"^create_embed_centers: .*by rows.*\[1, 2\]"):
+            tf_centers.create_embed_centers(C, D)
+        assert tf.global_variables() == []
+        with tf.variable_scope("embed"):
+            ctrs = tf.get_variable("ctrs", [C, 6])
+    for centers in ("embed", ctrs, tf_centers.EmbedCenters(ctrs)):
+        with pytest.raises(ValueError, match="^lookup_embed_centers: .*split by rows.*embed/ctrs"):
+            tf_centers.lookup_embed_centers([1], centers)
+
+
+def test_counts_of_other_shards_are_refused(use_resource):
+    ctrs = make_sharded(3, use_resource).ctrs
+    with tf.variable_scope("other", partitioner=tf.fixed_size_partitioner(2)):
+        counts = tf.get_variable("counts", [C], tf.int64, tf.zeros_initializer())
+    centers = tf_centers.EmbedCenters(ctrs, counts)
+    with pytest.raises(
+        ValueError, match=r"counts must have shards of shapes \[\[4\], \[4\], \[3\]\]"
+    ):
+        tf_centers.update_embed_centers([[1.0] * D], [1], None, centers)
+
+
+@pytest.mark.parametrize("later", [0, 1, 3, 4])
+def test_a_checkpoint_moves_between_numbers_of_shards(later, use_resource, tmp_path):
+    batch, labels = make_batch(0, B, C, D)
+    state = []
+    for shards in (2, later):
+        with tf.Graph().as_default(), tf.Session() as session:
+            if shards:
+                centers = make_sharded(shards, use_resource)
+            else:
+                with tf.variable_scope("", use_resource=use_resource):
+                    centers = tf_centers.create_embed_centers(C, D)
+            update = tf_centers.update_embed_centers(
+                batch, labels, tf_centers.CumulativeMean(), centers
+            )
+            saver = tf.train.Saver()
+            path = os.path.join(str(tmp_path), "model")
+            if not state:
+                session.run(tf.global_variables_initializer())
+                session.run(update)
+                saver.save(session, path)
+            else:
+                saver.restore(session, path)
+            if shards:
+                state.append(read_state(session, centers))
+            else:
+                state.append(session.run(list(centers)))
+    for before, after in zip(*state):
+        np.testing.assert_array_equal(before, after)

@@ -1,0 +1,181 @@
+"""What the calls work on: a table of centers, whole or in shards, found and checked."""
+
+from typing import Any, List, NamedTuple, Optional, Tuple
+
+import tensorflow.compat.v1 as tf
+from tensorflow import Variable  # compat.v1's Variable leaves out TF2's resource variables
+
+from tf_centers.rows import outside_graphs
+
+FLOAT_DTYPES = (tf.float16, tf.bfloat16, tf.float32, tf.float64)
+
+
+class EmbedCenters(NamedTuple):
+    """The state of a set of centers; either may be a `PartitionedVariable`, split by rows.
+
+    Attributes:
+      ctrs: variable `[C, D]` of a floating dtype, the center of each class.
+      counts: int64 variable `[C]`, the rows each class has been updated with, or None.
+    """
+
+    ctrs: Any
+    counts: Any = None
+
+
+class Table(NamedTuple):
+    """Centers as the calls work on them.
+
+    Attributes:
+      name: of the variable, for messages and for the name of its counts.
+      shards: the variables, in the order of their classes; one where the table is whole.
+      shape: `[C, D]` of all of them together.
+      dtype: of the centers.
+      partitioned: whether it is a `PartitionedVariable`, be it of one shard.
+    """
+
+    name: str
+    shards: Tuple[EmbedCenters, ...]
+    shape: List[int]
+    dtype: tf.DType
+    partitioned: bool
+
+    @property
+    def starts(self) -> List[int]:
+        """The first class of each shard, and C."""
+        starts = [0]
+        for shard in self.shards:
+            starts.append(starts[-1] + shard.ctrs.shape.as_list()[0])
+        return starts
+
+    @property
+    def has_counts(self) -> bool:
+        return self.shards[0].counts is not None
+
+
+def join(*names: str) -> str:
+    """The name of a variable below scopes, any of which may be empty."""
+    return "/".join(name.strip("/") for name in names if name.strip("/"))
+
+
+def find_variable(name: str) -> Any:
+    """The variable of the graph that has this name, whole or a `PartitionedVariable`; or None."""
+    shards: List[Any] = []
+    candidates = {v.name: v for v in tf.local_variables() + tf.global_variables()}
+    if f"{name}:0" in candidates:
+        return candidates[f"{name}:0"]
+    while f"{name}/part_{len(shards)}:0" in candidates:
+        shards.append(candidates[f"{name}/part_{len(shards)}:0"])
+    return _put_together(name, shards) if shards else None
+
+
+def find_counts(name: str) -> Any:
+    """The counts beside the centers of this name, if there are any."""
+    # Names of eager variables are not unique.
+    return None if outside_graphs() else find_variable(counts_name(name))
+
+
+def counts_name(name: str) -> str:
+    return f"{name}_count"
+
+
+def as_table(caller: str, ctrs: Any, counts: Any = None) -> Table:
+    """Checks a variable, whole or partitioned, of centers, and one of their counts if given.
+
+    Raises:
+      TypeError: something that is no variable, or of another dtype.
+      ValueError: another shape, shards by columns, or copies on several replicas.
+    """
+    _refuse_copies(caller, ctrs)
+    shards = _as_shards(ctrs)
+    if shards is None:
+        raise TypeError(
+            f"{caller}: centers must be a scope name, an EmbedCenters or a variable, got {ctrs!r}"
+        )
+    name = ctrs.name.rsplit(":", 1)[0]
+    dtype = shards[0].dtype.base_dtype
+    if dtype not in FLOAT_DTYPES:
+        raise TypeError(f"{caller}: centers must have a floating dtype, got {dtype.name} in {name}")
+    shape = tf.TensorShape(ctrs.get_shape() if hasattr(ctrs, "get_shape") else ctrs.shape)
+    if shape.ndims != 2 or not shape.is_fully_defined():
+        raise ValueError(
+            f"{caller}: centers must have a static shape [C, D], got {shape} in {name}"
+        )
+    for shard in shards:
+        if shard.shape.as_list()[1] != shape.as_list()[1]:
+            raise ValueError(
+                f"{caller}: centers must be split by rows, with all {shape[1]} dims in each shard, "
+                f"got a shard of shape {shard.shape} in {name}"
+            )
+    columns = [None] * len(shards) if counts is None else _check_counts(caller, counts, shards)
+    return Table(
+        name=name,
+        shards=tuple(EmbedCenters(*pair) for pair in zip(shards, columns)),
+        shape=shape.as_list(),
+        dtype=dtype,
+        partitioned=not isinstance(ctrs, Variable),
+    )
+
+
+def _check_counts(caller: str, counts: Any, shards: List[Any]) -> List[Any]:
+    found = _as_shards(counts)
+    if found is None:
+        raise TypeError(f"{caller}: counts must be a variable or None, got {counts!r}")
+    expected = [shard.shape.as_list()[:1] for shard in shards]
+    for variable in found:
+        if variable.dtype.base_dtype != tf.int64:
+            raise TypeError(
+                f"{caller}: counts must be int64, got {variable.dtype.base_dtype.name} in "
+                f"{variable.name}"
+            )
+    shapes = [variable.shape for variable in found]
+    if [None if s.ndims is None else s.as_list() for s in shapes] != expected:
+        wanted = f"shape {expected[0]}" if len(expected) == 1 else f"shards of shapes {expected}"
+        got = shapes[0] if len(shapes) == 1 else [s.as_list() for s in shapes]
+        raise ValueError(f"{caller}: counts must have {wanted}, got {got} in {found[0].name}")
+    return found
+
+
+def _as_shards(variable: Any) -> Optional[List[Any]]:
+    """The variables that a variable, or one that is partitioned, consists of; None for others."""
+    if isinstance(variable, Variable):
+        return [variable]
+    # What tf.get_variable returns under a partitioner, a class without a public name.
+    if hasattr(variable, "as_tensor") and hasattr(variable, "__iter__"):
+        shards = list(variable)
+        if shards and all(isinstance(shard, Variable) for shard in shards):
+            return shards
+    return None
+
+
+def _put_together(name: str, shards: List[Any]) -> Any:
+    """The `PartitionedVariable` of shards that are in the graph; None where they belong to none."""
+    scope, _, last = name.rpartition("/")
+    shapes = [shard.shape.as_list() for shard in shards]
+    for axis in range(len(shapes[0])):
+        whole = list(shapes[0])
+        whole[axis] = sum(shape[axis] for shape in shapes)
+        with tf.variable_scope(
+            tf.VariableScope(reuse=True, name=scope), auxiliary_name_scope=False
+        ):
+            try:
+                return tf.get_variable(
+                    last,
+                    whole,
+                    dtype=shards[0].dtype.base_dtype,
+                    partitioner=tf.fixed_size_partitioner(len(shards), axis),
+                )
+            except ValueError:  # It is not split along this axis.
+                continue
+    return None
+
+
+def _refuse_copies(caller: str, variable: Any) -> None:
+    """Refuses a variable that a distribution strategy keeps a copy of on each of its replicas."""
+    copies = getattr(variable, "values", None)
+    if isinstance(copies, (tuple, list)):
+        raise ValueError(
+            f"{caller}: centers must be one variable, got one with {len(copies)} copies, "
+            f"{variable.name} of a distribution strategy, of which an update would move one alone; "
+            "make the variable outside the scope of the strategy, or use parameter servers "
+            "(tf.train.replica_device_setter) with use_locking=True"
+        )
