@@ -1,5 +1,6 @@
 """Training by several processes: parameter servers hold the variables, workers move them."""
 
+import socket
 import time
 import zlib
 from typing import List
@@ -105,17 +106,22 @@ def train(settings: Settings, digits: Digits, cluster: Cluster) -> None:
 
 def _start_server(cluster: Cluster) -> tf.train.Server:
     hosts = cluster.ps_hosts if cluster.is_ps else cluster.worker_hosts
+    own = hosts[cluster.task_index]
     try:
+        # Tried first, since gRPC tells of a port in use in several lines of its own.
+        with socket.socket() as trial:
+            trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            trial.bind(("", int(own.rpartition(":")[2])))
         return tf.train.Server(
             _spec(cluster),
             job_name=cluster.job_name,
             task_index=cluster.task_index,
             config=session_config(cluster),
         )
-    except tf.errors.OpError as error:
+    except (OSError, tf.errors.OpError) as error:
         raise InputError(
-            f"flag --{cluster.job_name}_hosts={','.join(hosts)}: expected a free port at "
-            f"{hosts[cluster.task_index]}, found: {error.message}"
+            f"flag --{cluster.job_name}_hosts={','.join(hosts)}: expected a port to listen on in "
+            f"{own}, found: {error}"
         ) from error
 
 

@@ -47,7 +47,9 @@ class SessionCreator(tf.train.SessionCreator):
             trainable=False,
             collections=[tf.GraphKeys.LOCAL_VARIABLES],
         )
-        self._uninitialized = tf.report_uninitialized_variables()
+        # Through an op of its own: TensorFlow grumbles when that of the report is never run, as
+        # after a Ctrl-C while no parameter server answers.
+        self._uninitialized = tf.identity(tf.report_uninitialized_variables())
 
     def create_session(self) -> tf.Session:
         """A session on variables that are initialised, and are those of this run."""
@@ -98,6 +100,8 @@ class AwaitWorkers(tf.train.SessionRunHook):
         """A worker has ended, or is lost, when its server does not answer."""
         deadline = time.monotonic() + _LAST_STEPS_SECS
         at_work = _answering(self._cluster.worker_hosts[1:])
+        if at_work:
+            logging.info("%s: waits for the last step of %s", self._cluster, ", ".join(at_work))
         while at_work and time.monotonic() < deadline:
             time.sleep(POLL_SECS)
             at_work = _answering(at_work)

@@ -66,7 +66,14 @@ _NUMBERS = (
         "another worker has begun by then is still made.",
     ),
     ("learning_rate", 0.002, float, 1e-9, 10, "First rate of Adam; it falls to 0 along a cosine."),
-    ("seed", 1, int, 0, 2**31 - 1, "Fixes initial weights, order of the images, random shifts."),
+    (
+        "seed",
+        1,
+        int,
+        0,
+        2**31 - 1,
+        "Fixes initial weights, order of the images, random shifts; each worker has its own order.",
+    ),
     ("eval_every", 200, int, 0, 10**9, "Steps between measurements on the test images; 0: none."),
 )
 

@@ -145,6 +145,22 @@ def test_batch_is_a_function_of_seed_and_step():
     assert [labels.tolist() for _, labels in first] != other_seed
 
 
+def test_every_worker_has_an_order_of_its_own():
+    images, labels = np.zeros([10, 4, 4], np.uint8), np.arange(10)
+    orders = [
+        [
+            mnist_data.Batches(images, labels, 3, 1, 0, worker).at(step)[1].tolist()
+            for step in range(9)
+        ]
+        for worker in range(3)
+    ]
+    assert orders[0] == [_batches().at(step)[1].tolist() for step in range(9)]
+    # Nor does another seed give a worker the order of its neighbour.
+    orders.append([_batches(2).at(step)[1].tolist() for step in range(9)])
+    for place in range(9):
+        assert len({tuple(order[place]) for order in orders}) == 4
+
+
 def test_every_epoch_has_every_row_once():
     batches = _batches()
     for epoch in range(3):
