@@ -1,6 +1,5 @@
 """Training by several processes: parameter servers hold the variables, workers move them."""
 
-import socket
 import time
 import zlib
 from typing import List
@@ -9,7 +8,7 @@ import mnist_model
 import mnist_training
 import tensorflow.compat.v1 as tf
 from absl import logging
-from mnist_cluster_flags import Cluster
+from mnist_cluster_flags import Cluster, port_error
 from mnist_cluster_sessions import (
     POLL_SECS,
     SERVER_LOST,
@@ -42,7 +41,7 @@ def serve(cluster: Cluster) -> None:
     missing = set(range(len(cluster.worker_hosts)))
     deadline = float("inf")
     with tf.Session(server.target, config=session_config(cluster)) as session:
-        logging.info("%s: serves on %s", cluster, cluster.ps_hosts[cluster.task_index])
+        logging.info("%s: serves on %s", cluster, cluster.address)
         while missing and time.monotonic() < deadline:
             for _ in range(session.run(size)):
                 worker = int(session.run(take))
@@ -105,24 +104,15 @@ def train(settings: Settings, digits: Digits, cluster: Cluster) -> None:
 
 
 def _start_server(cluster: Cluster) -> tf.train.Server:
-    hosts = cluster.ps_hosts if cluster.is_ps else cluster.worker_hosts
-    own = hosts[cluster.task_index]
     try:
-        # Tried first, since gRPC tells of a port in use in several lines of its own.
-        with socket.socket() as trial:
-            trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            trial.bind(("", int(own.rpartition(":")[2])))
         return tf.train.Server(
             _spec(cluster),
             job_name=cluster.job_name,
             task_index=cluster.task_index,
             config=session_config(cluster),
         )
-    except (OSError, tf.errors.OpError) as error:
-        raise InputError(
-            f"flag --{cluster.job_name}_hosts={','.join(hosts)}: expected a port to listen on in "
-            f"{own}, found: {error}"
-        ) from error
+    except tf.errors.OpError as error:
+        raise port_error(cluster, error) from error
 
 
 def _spec(cluster: Cluster) -> tf.train.ClusterSpec:

@@ -1,6 +1,7 @@
 """The flags of a cluster: where its processes listen, and which of them this one is."""
 
 import re
+import socket
 from typing import List, NamedTuple, Optional, Tuple
 
 from absl import flags
@@ -34,6 +35,11 @@ class Cluster(NamedTuple):
     def is_chief(self) -> bool:
         """Whether this process is the worker that initialises, saves and reports."""
         return not self.is_ps and self.task_index == 0
+
+    @property
+    def address(self) -> str:
+        """Where this process listens: host:port."""
+        return (self.ps_hosts if self.is_ps else self.worker_hosts)[self.task_index]
 
     def __str__(self) -> str:
         """What a log line calls this process."""
@@ -96,6 +102,28 @@ def cluster_of(settings: Settings) -> Optional[Cluster]:
             f"since --{settings.job_name}_hosts has {tasks}"
         )
     return Cluster(found["ps"], found["worker"], settings.job_name, settings.task_index)
+
+
+def check_port(cluster: Cluster) -> None:
+    """Raises `InputError` unless this process can listen on its port.
+
+    TensorFlow would find out much later, and tell it in several lines of gRPC.
+    """
+    with socket.socket() as trial:
+        trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            trial.bind(("", int(cluster.address.rpartition(":")[2])))
+        except OSError as error:
+            raise port_error(cluster, error) from error
+
+
+def port_error(cluster: Cluster, found: Exception) -> InputError:
+    """What to raise where this process cannot listen on its port."""
+    hosts = cluster.ps_hosts if cluster.is_ps else cluster.worker_hosts
+    return InputError(
+        f"flag --{cluster.job_name}_hosts={','.join(hosts)}: expected a port to listen on in "
+        f"{cluster.address}, found: {found}"
+    )
 
 
 def _addresses(flag: str, text: str) -> Tuple[str, ...]:

@@ -18,7 +18,7 @@ from typing import List, Optional
 
 import mnist_console
 from absl import app, flags, logging
-from mnist_cluster_flags import Cluster, cluster_of, define_cluster_flags
+from mnist_cluster_flags import Cluster, check_port, cluster_of, define_cluster_flags
 from mnist_data import Digits, load_digits
 from mnist_flags import define_number
 from mnist_run import (
@@ -205,6 +205,8 @@ def main(argv: List[str]) -> int:
     try:
         settings = parse_settings(argv)
         cluster = cluster_of(settings)
+        if cluster is not None:
+            check_port(cluster)
         if cluster is not None and cluster.is_ps:
             import_tensorflow()
             import mnist_cluster

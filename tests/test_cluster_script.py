@@ -14,6 +14,7 @@ import tensorflow.compat.v1 as tf
 SCRIPTS = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "scripts")
 sys.path.insert(0, SCRIPTS)
 
+import mnist_model  # noqa: E402
 import train_mnist  # noqa: E402
 from idx_files import write_folder  # noqa: E402
 from mnist_cluster_flags import cluster_of  # noqa: E402
@@ -37,15 +38,18 @@ def free_ports(count):
 
 
 class Processes:
-    """Two parameter servers and two workers, of which a test starts those it wants."""
+    """Parameter servers and two workers, of which a test starts those it wants."""
 
-    def __init__(self, folder):
+    def __init__(self, folder, num_servers):
         self.folder, self.running = folder, []
         self.data_dir, self.model_dir = os.path.join(folder, "data"), os.path.join(folder, "model")
         os.mkdir(self.data_dir)
         write_folder(self.data_dir)
-        hosts = [f"127.0.0.1:{port}" for port in free_ports(4)]
-        self.hosts = [f"--ps_hosts={','.join(hosts[:2])}", f"--worker_hosts={','.join(hosts[2:])}"]
+        hosts = [f"127.0.0.1:{port}" for port in free_ports(num_servers + 2)]
+        self.hosts = [
+            f"--ps_hosts={','.join(hosts[:num_servers])}",
+            f"--worker_hosts={','.join(hosts[num_servers:])}",
+        ]
 
     def start(self, job, task, *flags):
         """Starts one process of the cluster, and returns it."""
@@ -112,9 +116,9 @@ class Processes:
 
 
 @pytest.fixture
-def processes(tmp_path):
+def processes(request, tmp_path):
     """No process outlives its test."""
-    started = Processes(str(tmp_path))
+    started = Processes(str(tmp_path), getattr(request, "param", 2))
     yield started
     started.close()
 
@@ -154,11 +158,23 @@ def test_train_to_the_end(processes):
     assert not os.path.exists(processes.model_dir + "-other")
 
 
+def save_unsharded(model_dir, step):
+    """A checkpoint as of a process that trained alone."""
+    settings = train_mnist.parse_settings(["train_mnist.py", "--embed_dims=3"])
+    with tf.Graph().as_default(), tf.Session() as session:
+        model = mnist_model.build_model(settings, (8, 7), 3)
+        session.run(tf.global_variables_initializer())
+        session.run([tf.assign(model.global_step, step)])
+        session.run(tf.assign(model.centers.counts, [BATCH_SIZE * step, 0, 0]))
+        model.saver.save(session, os.path.join(model_dir, "model.ckpt"), step)
+
+
+@pytest.mark.parametrize("processes", [1], indirect=True, ids=["one parameter server"])
 def test_kill_and_restart(processes):
-    # From the checkpoint of a process that trained alone.
-    processes.end(processes.start_script("--train_steps=4"))
+    os.mkdir(processes.model_dir)
+    save_unsharded(processes.model_dir, step=4)
     flags = ("--train_steps=1000000", "--eval_every=20")
-    servers = [processes.start("ps", task) for task in range(2)]
+    server = processes.start("ps", 0)
     chief = processes.start("worker", 0, *flags)
     other = processes.start("worker", 1, *flags)
     processes.wait_for(chief, "worker 0: initialised the parameter servers at step 4\n")
@@ -185,14 +201,12 @@ def test_kill_and_restart(processes):
     # Each worker was killed with at most one step under way.
     assert BATCH_SIZE * step <= rows <= BATCH_SIZE * (step + 2)
 
-    # The parameter servers still wait for the worker that was killed.
+    # The parameter server still waits for the worker that was killed.
     stranger = processes.start("worker", 1, "--seed=2", *flags)
     output = processes.end(stranger, 2)
     assert "flag --ps_hosts=" in output and "found another one" in output
-    servers[0].send_signal(signal.SIGINT)
-    assert "train_mnist.py: interrupted" in processes.end(servers[0], 130)
-    servers[1].send_signal(signal.SIGTERM)
-    processes.end(servers[1], -signal.SIGTERM)
+    server.send_signal(signal.SIGINT)
+    assert "train_mnist.py: interrupted" in processes.end(server, 130)
 
 
 PS, WORKERS = "--ps_hosts=a:1,b:2", "--worker_hosts=c:3,[::1]:65535"
