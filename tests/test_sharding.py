@@ -2,7 +2,9 @@
 
 import functools
 import os
+import pathlib
 
+import make_checkpoint
 import numpy as np
 import pytest
 import reference
@@ -272,3 +274,21 @@ def test_a_checkpoint_moves_between_numbers_of_shards(later, use_resource, tmp_p
                 state.append(session.run(list(centers)))
     for before, after in zip(*state):
         np.testing.assert_array_equal(before, after)
+
+
+@pytest.mark.parametrize("shards", [0, 1, 3, 4])
+@pytest.mark.parametrize("written_by", ["tensorflow-1.15", "tensorflow-2.21"])
+def test_a_checkpoint_moves_between_versions(written_by, shards, use_resource):
+    folder = pathlib.Path(__file__).resolve().parent / "checkpoints" / written_by
+    partitioner = tf.fixed_size_partitioner(shards) if shards else None
+    with tf.variable_scope("", partitioner=partitioner, use_resource=use_resource):
+        centers = tf_centers.create_embed_centers(make_checkpoint.CLASSES, make_checkpoint.DIMS)
+    everything = [tf.convert_to_tensor(variable) for variable in centers]
+    with tf.Session() as session:
+        tf.train.Saver().restore(session, str(folder / "model"))
+        ctrs, counts = session.run(everything)
+    initial = np.zeros_like(ctrs), np.zeros_like(counts)
+    batch = make_checkpoint.ROWS, make_checkpoint.LABELS
+    expected = reference.apply(reference.cumulative_mean, *initial, *batch)
+    np.testing.assert_array_equal(counts, expected[1])
+    np.testing.assert_allclose(ctrs, expected[0], rtol=1e-6)

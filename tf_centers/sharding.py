@@ -16,12 +16,10 @@ class Route(NamedTuple):
     """Where the rows of a batch go, for each shard.
 
     Attributes:
-      size: B where it is known while the graph is built, else None.
       places: int32, the rows of the batch whose classes the shard holds.
       labels: the same rows' labels, counted from the first class of the shard.
     """
 
-    size: Optional[int]
     places: List[tf.Tensor]
     labels: List[tf.Tensor]
 
@@ -36,7 +34,7 @@ def read_table(table: Table, labels: tf.Tensor) -> tf.Tensor:
     for shard, own_labels in zip(table.shards, route.labels):
         with on_machine_of(shard.ctrs):
             rows.append(read_rows(shard.ctrs, own_labels))
-    return _stitch(route, rows)
+    return tf.dynamic_stitch(route.places, rows)
 
 
 def move_table(
@@ -78,13 +76,13 @@ def move_table(
         _send_and_move(
             shard, updater, tf.gather(embeds, places), own_labels, read, training, use_locking
         )
-        for shard, places, own_labels in zip(shards, route.places, route.labels)
+        for shard, places, own_labels in zip(shards, *route)
     ]
     writes = [write for one in moved for write in one.writes]
     if read is None:
         return Moved(None, writes)
     with tf.control_dependencies(writes):
-        return Moved(_stitch(route, [one.rows for one in moved]), writes)
+        return Moved(tf.dynamic_stitch(route.places, [one.rows for one in moved]), writes)
 
 
 def _route(table: Table, labels: tf.Tensor) -> Route:
@@ -93,14 +91,7 @@ def _route(table: Table, labels: tf.Tensor) -> Route:
     shard_of = tf.searchsorted(ends, labels, side="right")
     places = tf.dynamic_partition(tf.range(tf.size(labels)), shard_of, count)
     own_labels = [tf.gather(labels, at) - start for at, start in zip(places, starts)]
-    return Route(labels.shape.as_list()[0], places, own_labels)
-
-
-def _stitch(route: Route, rows: List[tf.Tensor]) -> tf.Tensor:
-    """The rows of all shards in the order of the batch."""
-    if route.size == 0:
-        return rows[0]  # TensorFlow 1.15 takes the static size of no rows at all for 1.
-    return tf.dynamic_stitch(route.places, rows)
+    return Route(places, own_labels)
 
 
 def _send_and_move(

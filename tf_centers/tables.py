@@ -169,13 +169,23 @@ def _put_together(name: str, shards: List[Any]) -> Any:
     return None
 
 
+def refuse_replicas(caller: str) -> None:
+    """Refuses to make centers where a distribution strategy would copy them to its replicas."""
+    replicas = tf.distribute.get_strategy().num_replicas_in_sync
+    if replicas > 1:
+        _refuse(caller, replicas, "of those this strategy makes")
+
+
 def _refuse_copies(caller: str, variable: Any) -> None:
     """Refuses a variable that a distribution strategy keeps a copy of on each of its replicas."""
     copies = getattr(variable, "values", None)
     if isinstance(copies, (tuple, list)):
-        raise ValueError(
-            f"{caller}: centers must be one variable, got one with {len(copies)} copies, "
-            f"{variable.name} of a distribution strategy, of which an update would move one alone; "
-            "make the variable outside the scope of the strategy, or use parameter servers "
-            "(tf.train.replica_device_setter) with use_locking=True"
-        )
+        _refuse(caller, len(copies), f"{variable.name} of a distribution strategy")
+
+
+def _refuse(caller: str, copies: int, which: str) -> None:
+    raise ValueError(
+        f"{caller}: centers must be one variable, got one with {copies} copies, {which}; an update "
+        "would move one copy alone. Make the variable outside the scope of the strategy, or use "
+        "parameter servers (tf.train.replica_device_setter) with use_locking=True"
+    )

@@ -18,6 +18,7 @@ from tf_centers.tables import (
     find_counts,
     find_variable,
     join,
+    refuse_replicas,
 )
 
 CentersLike = Union[str, EmbedCenters, Variable]
@@ -34,7 +35,8 @@ def create_embed_centers(
     """Makes the variables `<scope>/ctrs` and `<scope>/ctrs_count`.
 
     Both are in the global collection, so that `tf.train.Saver` saves them, and never trainable.
-    In a scope that reuses variables, the ones that are there are returned.
+    In a scope that reuses variables, the ones that are there are returned. Under a partitioner
+    (`tf.fixed_size_partitioner`) both are `PartitionedVariable`s, split by rows into shards.
 
     Args:
       num_classes: Python integer C, at least 1.
@@ -47,8 +49,9 @@ def create_embed_centers(
       `EmbedCenters(ctrs [C, D], counts [C])`.
 
     Raises:
-      ValueError: a size below 1, or `ctrs` exists already in a scope that does not reuse it, or
-        has another shape or dtype there.
+      ValueError: a size below 1; `ctrs` exists already in a scope that does not reuse it, or has
+        another shape or dtype there; a partitioner that splits columns; a distribution strategy
+        that copies variables to replicas.
       TypeError: a size that is no integer, a scope that is no string, a dtype that is no float.
     """
     caller = "create_embed_centers"
@@ -57,6 +60,7 @@ def create_embed_centers(
     if not isinstance(scope, str):
         raise TypeError(f"{caller}: scope must be a string, got {scope!r}")
     dtype = _as_float_dtype(caller, dtype)
+    refuse_replicas(caller)
     shape = [num_classes, num_dims]
     name = join(tf.get_variable_scope().name, scope, "ctrs")
     ctrs = find_variable(name)
