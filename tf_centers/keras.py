@@ -68,14 +68,14 @@ class ComputeCenter(keras.layers.Layer):  # type: ignore[misc]
         training for a NaN or Inf. Nothing of that batch is written.
 
     Example:
-      >>> layer = ComputeCenter(3, CumulativeMean())
-      >>> inputs = [tf.constant([2, 2]), tf.constant([[1.0], [5.0]])]
-      >>> trained, measured = layer(inputs, training=True), layer(inputs, training=False)
-      >>> sess = tf.Session()
-      >>> sess.run(tf.global_variables_initializer())
-      >>> sess.run(trained)
-      array([ 0.5, 12.5], dtype=float32)
-      >>> sess.run(measured)
+      >>> labels, embeds = keras.Input([1], dtype="int64"), keras.Input([2])
+      >>> distances = ComputeCenter(10, CumulativeMean())([labels, embeds])
+      >>> model = keras.Model([labels, embeds], distances)
+      >>> model.compile("sgd")
+      >>> batch = [np.array([[7], [7]]), np.array([[1.0, 2.0], [5.0, 2.0]])]
+      >>> model.train_on_batch(batch)  # (1 + 4 + 25 + 4) / 4, before the centers move to (3, 2)
+      8.5
+      >>> model.predict(batch, verbose=0)
       array([2., 2.], dtype=float32)
     """
 
@@ -106,7 +106,8 @@ class ComputeCenter(keras.layers.Layer):  # type: ignore[misc]
         self.counts = self._add_state("counts", shape[:1], tf.int64)
         super().build(input_shape)
 
-    def call(self, inputs: Any, training: Any = None) -> tf.Tensor:
+    # Without annotations, which the SavedModel of TensorFlow 1.15 cannot hold.
+    def call(self, inputs, training=None):  # type: ignore[no-untyped-def]
         """Returns the distances `[B]`; see the class."""
         return self._measure(inputs, training)
 
