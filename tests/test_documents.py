@@ -111,6 +111,7 @@ def test_docstring(name):
 
 
 @pytest.mark.eager
+@pytest.mark.filterwarnings("ignore:The model does not have any trainable weights")
 def test_docstring_of_the_keras_layer():
     layer = tf_centers.keras.ComputeCenter
     globs = dict(vars(tf_centers), ComputeCenter=layer, keras=keras, np=np)
