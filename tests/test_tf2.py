@@ -127,7 +127,7 @@ def test_a_schedule(how, make, rule):
     rate, centers = tensorflow.Variable(0.5), make_variables()
 
     def step(embeds, labels):
-        return tf_centers.update_embed_centers(embeds, labels, make(rate), centers)
+        tf_centers.update_embed_centers(embeds, labels, make(rate), centers)
 
     step = as_called(how, step)
     ctrs, counts = np.zeros([C, D]), np.zeros(C, int)
