@@ -237,15 +237,25 @@ def test_precision(policy):
     embeds = keras.layers.Dense(D, use_bias=False, kernel_initializer="ones")(inputs[1])
     assert embeds.dtype == policy.replace("mixed_", "")
     distances = ComputeCenter(5000, MEAN)([inputs[0], embeds])
-    model = compiled(keras.Model(inputs, distances))
+    # With a loss beside that of the layer: Keras adds only losses of one dtype.
+    model = compiled(keras.Model(inputs, [embeds, distances]), loss=["mse", None])
     label = 4097  # 4096 in float16
     rows = np.linspace(1, 2, D + 1, dtype=np.float32)[np.newaxis]
-    model.fit([np.array([label], np.float32), rows], verbose=0)
+    model.fit([np.array([label], np.float32), rows], np.ones([1, D]), verbose=0)
     ctrs, counts = layer_of(model).get_weights()
     assert ctrs.dtype == (np.float64 if policy == "float64" else np.float32)
     assert counts[label] == 1 == counts.sum()
     np.testing.assert_allclose(ctrs[label], [9.0] * D, rtol=0.01)  # 1 + 1.2 + 1.4 + ... + 2
     assert layer_of(model).ctrs.dtype == ctrs.dtype.name
+
+
+@needs_graphs
+def test_mixed_precision_in_graphs():
+    policy = keras.mixed_precision.experimental.Policy("mixed_float16")
+    layer = ComputeCenter(C, MEAN, dtype=policy)
+    layer([tf.constant([1]), tf.ones([1, D], tf.float16)], training=True)
+    assert layer.ctrs.dtype.base_dtype == tf.float32 and isinstance(layer.ctrs, tf.Variable)
+    assert type(layer.ctrs) is type(layer.counts)  # none that casts itself
 
 
 @needs_graphs
