@@ -1,24 +1,33 @@
 """What the documents say is so: every code block and every docstring example is run."""
 
 import doctest
+import functools
 import inspect
+import operator
 import pathlib
 import re
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 import tensorflow.compat.v1 as tf
+from tensorflow import keras
 
 import tf_centers
+import tf_centers.keras
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
+# Its blocks run in tests/test_migrating.py, where the codes before and after are compared.
+MIGRATING = ROOT / "docs" / "migrating.md"
 DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md"] + sorted(ROOT.glob("docs/*.md"))
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$(?:\n+```text\n(.*?)^```$)?", re.MULTILINE | re.DOTALL)
 
 
 def _blocks():
     for document in DOCUMENTS:
+        if document == MIGRATING:
+            continue
         text = document.read_text(encoding="utf-8")
         for match in BLOCK.finditer(text):
             line = text[: match.start()].count("\n") + 1
@@ -67,13 +76,19 @@ def test_links_lead_somewhere(document):
 def test_table_of_calls_is_the_public_surface():
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     table = readme[readme.index("## Calls") : readme.index("## Updaters")]
-    rows = re.findall(r"^\| `(\w+)(\([^`]*\))?` \|", table, re.MULTILINE)
-    assert sorted(name for name, _ in rows) == sorted(tf_centers.__all__)
+    rows = re.findall(r"^\| `([\w.]+)(\([^`]*\))?` \|", table, re.MULTILINE)
+    layers = [f"keras.{name}" for name in tf_centers.keras.__all__]
+    assert sorted(name for name, _ in rows) == sorted(tf_centers.__all__ + layers)
     for name, arguments in rows:
-        parameters = inspect.signature(getattr(tf_centers, name)).parameters.values()
+        item = operator.attrgetter(name)(tf_centers)
+        if name in layers:
+            item = functools.partial(item.__init__, None)
+        parameters = inspect.signature(item).parameters.values()
         said = [part.strip() for part in arguments.strip("()").split(",") if part.strip()]
         plain = [
-            p.name if p.default is p.empty else f"{p.name}={p.default!r}".replace("'", '"')
+            "**" * (p.kind is p.VAR_KEYWORD) + p.name
+            if p.default is p.empty
+            else f"{p.name}={p.default!r}".replace("'", '"')
             for p in parameters
         ]
         plain = [part.replace("tf.float32", "float32") for part in plain]
@@ -93,3 +108,14 @@ def test_docstring(name):
     assert runner.summarize(verbose=False).failed == 0
     stateless = ("EmbedCenters", "NearestCenters", "create_embed_centers")
     assert name in stateless or runner.tries > 0, "no example"
+
+
+@pytest.mark.eager
+@pytest.mark.filterwarnings("ignore:The model does not have any trainable weights")
+def test_docstring_of_the_keras_layer():
+    layer = tf_centers.keras.ComputeCenter
+    globs = dict(vars(tf_centers), ComputeCenter=layer, keras=keras, np=np)
+    runner = doctest.DocTestRunner(optionflags=doctest.NORMALIZE_WHITESPACE)
+    for test in doctest.DocTestFinder(recurse=False).find(layer, "ComputeCenter", globs=globs):
+        runner.run(test)
+    assert runner.summarize(verbose=False).failed == 0 and runner.tries > 0

@@ -23,7 +23,7 @@ def test_everything_exported_is_there_and_nothing_else():
 def test_imports_run_one_way():
     order = (
         "autograph version arguments checks rows tables variables grouping updaters moves locking "
-        "sharding batches ops losses nearest"
+        "sharding batches ops losses nearest keras_arguments keras"
     ).split()
     for name, tree in _modules().items():
         if name == "__init__":
@@ -58,6 +58,18 @@ def test_import_does_not_import_keras():
         [sys.executable, "-c", code], cwd=str(PACKAGE.parent), stdout=subprocess.PIPE, check=True
     ).stdout
     assert output.decode().strip() == "[]"
+
+
+def test_nothing_imports_the_keras_layer():
+    for name, tree in _modules().items():
+        found = {
+            alias.name if node.module == "tf_centers" else node.module.rsplit(".", 1)[-1]
+            for node in ast.walk(tree)
+            if isinstance(node, ast.ImportFrom) and node.module.startswith("tf_centers")
+            for alias in node.names
+        }
+        assert "keras" not in found, name
+        assert "keras_arguments" not in found or name == "keras", name
 
 
 def test_typed_marker():

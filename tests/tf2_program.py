@@ -46,4 +46,27 @@ np.testing.assert_array_equal(gradient.numpy(), np.full([2, 5], 6.0))  # 3 * (3 
 # The window counts its rows too, where counts are kept.
 assert CENTERS.counts.numpy().tolist() == [0, 2, 2, 0, 0, 0, 0]
 assert tf_centers.nearest_centers(embeds, CENTERS, k=3).labels.numpy().tolist() == [[1, 2, -1]] * 2
+# A schedule is a variable, and batches of any size share one trace.
+DECAY, TRACES = tensorflow.Variable(0.5), []
+
+
+@tensorflow.function(
+    input_signature=[
+        tensorflow.TensorSpec([None, 5], tensorflow.float32),
+        tensorflow.TensorSpec([None], tensorflow.int64),
+    ]
+)
+def window(embeds, labels):
+    TRACES.append(1)
+    return tf_centers.get_embed_centers(
+        embeds, labels, tf_centers.ExponentialWindow(DECAY), CENTERS
+    )
+
+
+assert window(tensorflow.fill([1, 5], 4.0), tensorflow.constant([6], tensorflow.int64))[0, 0] == 2
+DECAY.assign(0.75)
+rows = window(tensorflow.fill([2, 5], 6.0), tensorflow.constant([6, 6], tensorflow.int64))
+assert rows[0, 0] == rows[1, 0] == 3.75  # 2 -> 3 -> 3.75
+assert window(tensorflow.zeros([0, 5]), tensorflow.zeros([0], tensorflow.int64)).shape == (0, 5)
+assert CENTERS.ctrs.numpy()[6].tolist() == [3.75] * 5 and TRACES == [1]
 print("all well")

@@ -1,0 +1,117 @@
+"""Models around the layer, and what they should come to by the oracle."""
+
+import contextlib
+
+import numpy as np
+import reference
+import tensorflow.compat.v1 as tf
+from helpers import B, C, D, make_batch
+from tensorflow import keras
+
+from tf_centers.keras import ComputeCenter
+
+IN_TF2 = tf.executing_eagerly()
+RATE, WEIGHT = 0.5, 0.3
+RULES = {
+    "CumulativeMean": reference.cumulative_mean,
+    "ExponentialWindow": reference.exponential_window,
+    "WenUpdate": reference.wen_update,
+}
+
+
+def layer_of(model):
+    return next(layer for layer in model.layers if isinstance(layer, ComputeCenter))
+
+
+def plain_model(updater=None, labels="int64", shape=(1,), classes=C, **kwargs):
+    """A functional model of the layer alone: embeddings come as they are."""
+    inputs = [keras.Input(shape, dtype=labels), keras.Input((D,))]
+    return compiled(keras.Model(inputs, ComputeCenter(classes, updater, **kwargs)(inputs)))
+
+
+def dense_model(updater=None, weight=WEIGHT, **kwargs):
+    """A functional model that learns its embeddings, of D + 1 features, by the center loss."""
+    inputs = [keras.Input((1,), dtype="int32"), keras.Input((D + 1,))]
+    embeds = keras.layers.Dense(D, use_bias=False, name="embed")(inputs[1])
+    distances = ComputeCenter(C, updater, weight, **kwargs)([inputs[0], embeds])
+    return compiled(keras.Model(inputs, distances))
+
+
+class Subclassed(keras.Model):
+    """The same as a subclass, which has no use for the distances."""
+
+    def __init__(self, updater=None, weight=WEIGHT, **kwargs):
+        super().__init__(**kwargs)
+        self.embed = keras.layers.Dense(D, use_bias=False, name="embed")
+        self.center = ComputeCenter(C, updater, weight, name="center")
+
+    def call(self, inputs, training=None):
+        embeds = self.embed(inputs[1])
+        self.center([inputs[0], embeds])
+        return embeds
+
+
+def compiled(model, **kwargs):
+    model.compile(keras.optimizers.SGD(RATE), **kwargs)
+    return model
+
+
+def batches(count, dims=D, absent=(2,)):
+    """Batches `[labels [B, 1], rows [B, dims]]` of float32."""
+    made = [make_batch(seed, dims=dims, absent=absent) for seed in range(count)]
+    return [[labels[:, np.newaxis], rows.astype(np.float32)] for rows, labels in made]
+
+
+def half_squares(rows, ctrs, labels):
+    """The distance of each row to its center, one row after the other."""
+    return np.array([0.5 * sum((row - ctrs[i]) ** 2) for row, i in zip(rows, labels.ravel())])
+
+
+@contextlib.contextmanager
+def unchanged(layer):
+    """Every bit of the centers and counts is as it was."""
+    before = [value.tobytes() for value in layer.get_weights()]
+    assert len(before) == 2
+    yield
+    assert [value.tobytes() for value in layer.get_weights()] == before
+
+
+def check_tracking(updater):
+    """Trains on batches as they come, and compares every loss and the state with the oracle."""
+    rule = RULES[type(updater).__name__]
+    model = plain_model(updater, weight=WEIGHT)
+    ctrs, counts = np.zeros([C, D]), np.zeros(C, int)
+    for labels, rows in batches(4):
+        before = half_squares(rows, ctrs, labels)
+        loss = model.train_on_batch([labels, rows])
+        np.testing.assert_allclose(loss, WEIGHT * before.mean(), rtol=1e-5)
+        ctrs, counts = reference.apply(rule, ctrs, counts, rows, labels.ravel())
+        found = layer_of(model).get_weights()
+        np.testing.assert_allclose(found[0], ctrs, atol=1e-5)
+        np.testing.assert_array_equal(found[1], counts)
+        with unchanged(layer_of(model)):
+            after = half_squares(rows, ctrs, labels)
+            np.testing.assert_allclose(model.predict([labels, rows], verbose=0), after, rtol=1e-4)
+            loss = model.evaluate([labels, rows], batch_size=B, verbose=0)
+            np.testing.assert_allclose(loss, WEIGHT * after.mean(), rtol=1e-5)
+
+
+def check_learning(make_model):
+    """Learns a kernel by the center loss alone, and compares it with gradients by hand."""
+    model = make_model()
+    fed = batches(3, dims=D + 1)
+    model.predict(fed[0], verbose=0)  # makes the weights of a subclassed model
+    embed = model.get_layer("embed") if not isinstance(model, Subclassed) else model.embed
+    kernel = np.random.RandomState(7).randn(D + 1, D)
+    embed.set_weights([kernel])
+    ctrs, counts = np.zeros([C, D]), np.zeros(C, int)
+    for labels, rows in fed:
+        model.train_on_batch([labels, rows])
+        embeds = rows.astype(np.float64).dot(kernel)
+        # The loss is WEIGHT / B * sum(0.5 * ||x - c||^2), with centers that stand still.
+        gradient = WEIGHT / B * rows.T.dot(embeds - ctrs[labels.ravel()])
+        kernel = kernel - RATE * gradient
+        ctrs, counts = reference.apply(
+            reference.cumulative_mean, ctrs, counts, embeds, labels.ravel()
+        )
+        np.testing.assert_allclose(embed.get_weights()[0], kernel, rtol=1e-3, atol=1e-4)
