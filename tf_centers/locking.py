@@ -1,15 +1,18 @@
 """One lock for each shard, shared by the threads of a session and by the workers of a cluster."""
 
 import weakref
-from typing import Any, Callable, Dict
+from typing import Any, Callable, Dict, Tuple
 
 import tensorflow.compat.v1 as tf
 
 from tf_centers.rows import colocated, outside_graphs
 
-# The locks of a graph by the names of their variables. Not in a collection of the graph, which
-# would have to be written into every exported one.
-_locks: Any = weakref.WeakKeyDictionary()
+# The locks of each graph by the names of their variables; the graph itself keeps them alive.
+_graph_locks: Any = weakref.WeakKeyDictionary()
+# Those of eager variables by name and device. Two calls in one tf.function have to take the very
+# same handle: TensorFlow orders ops by the handles they take, and would else let the second call
+# hold the lock while it waits for what the first is to write.
+_eager_locks: Dict[Tuple[str, str], Any] = {}
 
 
 def locked(variable: Any, body: Callable[[], tf.Tensor]) -> tf.Tensor:
@@ -27,10 +30,15 @@ def _lock_of(variable: Any) -> Any:
         name = f"tf_centers/{variable.name.rsplit(':', 1)[0]}/lock"
         if outside_graphs():
             # Two eager variables of one name share a lock: slower, and as exact.
-            with tf.device(variable.device):
-                return tf.CriticalSection(name=name.replace("/", "_"), shared_name=name)
-        locks: Dict[str, Any] = _locks.setdefault(tf.get_default_graph(), {})
-        if name not in locks:
+            key = (name, variable.device)
+            if key not in _eager_locks:
+                with tf.device(variable.device):
+                    lock = tf.CriticalSection(name=name.replace("/", "_"), shared_name=name)
+                _eager_locks[key] = lock
+            return _eager_locks[key]
+        locks = _graph_locks.setdefault(tf.get_default_graph(), weakref.WeakValueDictionary())
+        lock = locks.get(name)
+        if lock is None:
             with colocated(variable), tf.name_scope(None):
-                locks[name] = tf.CriticalSection(name=name, shared_name=name)
-        return locks[name]
+                locks[name] = lock = tf.CriticalSection(name=name, shared_name=name)
+        return lock
