@@ -43,11 +43,12 @@ def build(call, num_classes, updater=WINDOW, use_resource=True):
     return call(embeds, labels, updater, ctrs)
 
 
+# Both branches of a condition count, where they are in the graph itself (TensorFlow 1.15).
 # With few classes, passes over the rows or the classes of the batch; with many, over the rows that
 # are not alone (10), and over each of the 16 parts: gather, subtract, multiply, add.
 @pytest.mark.parametrize("updater", [WINDOW, MEAN], ids=["window", "mean"])
 @pytest.mark.parametrize(
-    "num_classes, most_ops, most_passes", [(10, 52, 10), (1000, 78, 13), (10000, 208, 10 + 4 * 16)]
+    "num_classes, most_ops, most_passes", [(10, 52, 10), (1000, 78, 15), (10000, 208, 10 + 4 * 16)]
 )
 def test_ops_and_passes_over_rows(num_classes, updater, most_ops, most_passes):
     ops = ops_that_run(build(tf_centers.get_embed_centers, num_classes, updater))
