@@ -1,6 +1,8 @@
 """Many writers at once: with `use_locking`, every update is one step between two others."""
 
+import gc
 import threading
+import weakref
 
 import numpy as np
 import pytest
@@ -155,3 +157,13 @@ def test_locked_in_every_formulation(formula, formulation, use_resource, control
             found = session.run(rows, {embeds: batch, labels: batch_labels})
             ctrs, counts = reference.apply(rule, ctrs, counts, batch, batch_labels)
             np.testing.assert_allclose(found, ctrs[batch_labels], atol=1e-5)
+
+
+def test_a_locked_graph_can_be_collected():
+    with tf.Graph().as_default() as graph:
+        centers = tf_centers.create_embed_centers(3, 2)
+        tf_centers.update_embed_centers([[1.0, 2.0]], [1], None, centers, use_locking=True)
+    alive = weakref.ref(graph)
+    del graph, centers
+    gc.collect()
+    assert alive() is None

@@ -3,6 +3,8 @@
 TensorFlow 1.15 runs tests/tf2_program.py instead.
 """
 
+import threading
+
 import numpy as np
 import pytest
 import reference
@@ -11,6 +13,7 @@ import tensorflow.compat.v1 as tf
 from helpers import B, C, D, make_batch
 
 import tf_centers
+from tf_centers import sharding
 
 pytestmark = [
     pytest.mark.eager,
@@ -147,3 +150,54 @@ def test_a_schedule(how, make, rule):
     with pytest.raises(tf.errors.InvalidArgumentError, match=r"in \[0, 1\], found"):
         step(*tensors[:2])
     np.testing.assert_allclose(centers.ctrs, ctrs, atol=1e-5)
+
+
+def finishes(work):
+    """Whether `work` ends; in a thread of its own, since what waits for a lock waits for ever."""
+    thread = threading.Thread(target=work, daemon=True)
+    thread.start()
+    thread.join(timeout=60)
+    return not thread.is_alive()
+
+
+@pytest.mark.parametrize("nested", [False, True])
+def test_two_locked_calls_in_one_function(nested):
+    # With a lock of its own for each, the second would hold it and wait for what the first writes.
+    centers, mean = make_variables(), tf_centers.CumulativeMean()
+
+    def update(embeds):
+        return tf_centers.get_embed_centers(embeds, [1], mean, centers, use_locking=True)
+
+    @tensorflow.function
+    def both(slow):
+        for _ in range(6):
+            slow = tf.matmul(slow, slow) * 1e-3
+        late = 0.0 * tf.reduce_sum(slow) + tf.ones([1, D])
+        if nested:
+            first = tf.cond(late[0, 0] > 0, lambda: update(late), lambda: late)
+        else:
+            first = update(late)
+        return first, update(4.0 * tf.ones([1, D]))
+
+    assert finishes(lambda: [both(tf.ones([500, 500])) for _ in range(5)])
+    assert centers.counts.numpy().tolist() == [0, 10] + [0] * (C - 2)
+    np.testing.assert_allclose(centers.ctrs.numpy()[1], 2.5, rtol=1e-6)
+
+
+def test_an_error_that_is_kept_does_not_keep_the_lock(monkeypatch):
+    centers, kept = make_variables(), []
+
+    def update():
+        tf_centers.update_embed_centers([[1.0] * D], [1], None, centers, use_locking=True)
+
+    def fail(*_):
+        raise tf.errors.ResourceExhaustedError(None, None, "out of memory")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(sharding, "_move_shard", fail)
+        try:
+            update()
+        except tf.errors.ResourceExhaustedError as error:
+            kept.append(error)
+    assert kept and finishes(update)
+    assert centers.counts.numpy()[1] == 1

@@ -1,7 +1,7 @@
 """One lock for each shard, shared by the threads of a session and by the workers of a cluster."""
 
 import weakref
-from typing import Any, Callable, Dict, Tuple
+from typing import Any, Callable, Dict, List, Tuple
 
 import tensorflow.compat.v1 as tf
 
@@ -21,8 +21,23 @@ def locked(variable: Any, body: Callable[[], tf.Tensor]) -> tf.Tensor:
     What the ops take from outside has to be on the machine of the variable before; the lock is
     then taken only once all of it is there.
     """
+    errors: List[Exception] = []
+
+    def leave_first() -> tf.Tensor:
+        try:
+            return body()
+        except Exception as error:
+            if not tf.executing_eagerly():
+                raise
+            # The frames of the traceback hold the lock, for as long as somebody keeps the error.
+            errors.append(error.with_traceback(None))
+            return tf.zeros([])
+
     # Sections over the counts of two tables, or over one variable in two graphs, are no mistake.
-    return _lock_of(variable).execute(body, exclusive_resource_access=False)
+    result = _lock_of(variable).execute(leave_first, exclusive_resource_access=False)
+    if errors:
+        raise errors[0]
+    return result
 
 
 def _lock_of(variable: Any) -> Any:
