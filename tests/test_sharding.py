@@ -159,8 +159,10 @@ def test_empty_batch(use_resource):
     rows = tf_centers.get_embed_centers(
         tf.zeros([0, D]), tf.zeros([0], tf.int32), tf_centers.CumulativeMean(), centers
     )
+    found = tf_centers.lookup_embed_centers(tf.zeros([0], tf.int64), centers)
+    assert found.shape.as_list() == [0, D]
     with initialized_session() as session:
-        assert session.run(rows).shape == (0, D)
+        assert session.run(rows).shape == session.run(found).shape == (0, D)
         assert not read_state(session, centers)[1].any()
 
 
@@ -292,3 +294,20 @@ def test_a_checkpoint_moves_between_versions(written_by, shards, use_resource):
     expected = reference.apply(reference.cumulative_mean, *initial, *batch)
     np.testing.assert_array_equal(counts, expected[1])
     np.testing.assert_allclose(ctrs, expected[0], rtol=1e-6)
+
+
+@pytest.mark.parametrize("placed", [False, True])
+def test_counts_made_on_demand_are_where_the_centers_are(placed, use_resource):
+    setter = tf.train.replica_device_setter(ps_tasks=3)
+    with tf.variable_scope("net"), tf.variable_scope("part_1"):
+        partitioner = tf.fixed_size_partitioner(3)
+        with tf.variable_scope("embed", partitioner=partitioner, use_resource=use_resource):
+            with tf.device(setter if placed else None):
+                ctrs = tf.get_variable("ctrs", [C, D])
+    with tf.device(setter):
+        mean = tf_centers.CumulativeMean()
+        tf_centers.update_embed_centers([[1.0] * D], [1], mean, "net/part_1/embed")
+    counts = {v.name: v.device for v in tf.global_variables() if "count" in v.name}
+    devices = [counts[f"net/part_1/embed/ctrs_count/part_{part}:0"] for part in range(3)]
+    assert devices == [v.device for v in ctrs]
+    assert len(set(devices)) == (3 if placed else 1)

@@ -43,10 +43,12 @@ def check_batch(
 
 def fill_in(batch: Batch, rows: tf.Tensor) -> tf.Tensor:
     """Puts the rows of the unmasked among the masked rows' own embeddings: `[B, D]`."""
+    if batch.all_embeds.shape.as_list()[0] == 0:
+        # TensorFlow 1.15 takes the static size of no rows for 1.
+        with tf.control_dependencies([rows]):
+            return tf.stop_gradient(tf.identity(batch.all_embeds))
     if batch.kept is not None:
         rows = tf.tensor_scatter_nd_update(batch.all_embeds, tf.expand_dims(batch.kept, 1), rows)
     if not tf.executing_eagerly():
-        if batch.all_embeds.shape.as_list()[0] == 0:
-            rows = rows[:0]  # TensorFlow 1.15 takes no rows, put in their order, for one.
         rows.set_shape(batch.all_embeds.shape)
     return tf.stop_gradient(rows)

@@ -49,7 +49,7 @@ def _lock_of(variable: Any) -> Any:
             if key not in _eager_locks:
                 with tf.device(variable.device):
                     lock = tf.CriticalSection(name=name.replace("/", "_"), shared_name=name)
-                _eager_locks[key] = lock
+                _eager_locks.setdefault(key, lock)
             return _eager_locks[key]
         locks = _graph_locks.setdefault(tf.get_default_graph(), weakref.WeakValueDictionary())
         lock = locks.get(name)

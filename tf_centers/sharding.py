@@ -1,6 +1,6 @@
 """Rows to the shards of a table and back: what runs where, and what travels."""
 
-from typing import List, NamedTuple, Optional, Union
+from typing import Any, List, NamedTuple, Optional, Union
 
 import tensorflow.compat.v1 as tf
 
@@ -34,7 +34,7 @@ def read_table(table: Table, labels: tf.Tensor) -> tf.Tensor:
     for shard, own_labels in zip(table.shards, route.labels):
         with on_machine_of(shard.ctrs):
             rows.append(read_rows(shard.ctrs, own_labels))
-    return tf.dynamic_stitch(route.places, rows)
+    return _put_in_order(route, rows, labels)
 
 
 def move_table(
@@ -82,7 +82,8 @@ def move_table(
     if read is None:
         return Moved(None, writes)
     with tf.control_dependencies(writes):
-        return Moved(tf.dynamic_stitch(route.places, [one.rows for one in moved]), writes)
+        rows = _put_in_order(route, [one.rows for one in moved], labels)
+        return Moved(rows, writes)
 
 
 def _route(table: Table, labels: tf.Tensor) -> Route:
@@ -92,6 +93,13 @@ def _route(table: Table, labels: tf.Tensor) -> Route:
     places = tf.dynamic_partition(tf.range(tf.size(labels)), shard_of, count)
     own_labels = [tf.gather(labels, at) - start for at, start in zip(places, starts)]
     return Route(places, own_labels)
+
+
+def _put_in_order(route: Route, rows: List[Any], labels: tf.Tensor) -> tf.Tensor:
+    """The rows of all shards in the order of the batch."""
+    ordered = tf.dynamic_stitch(route.places, rows)
+    # TensorFlow 1.15 takes the static size of no rows for 1.
+    return ordered[:0] if labels.shape.as_list()[0] == 0 else ordered
 
 
 def _send_and_move(

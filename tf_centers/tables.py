@@ -179,7 +179,7 @@ def refuse_replicas(caller: str) -> None:
 def _refuse_copies(caller: str, variable: Any) -> None:
     """Refuses a variable that a distribution strategy keeps a copy of on each of its replicas."""
     copies = getattr(variable, "values", None)
-    if isinstance(copies, (tuple, list)):
+    if isinstance(copies, (tuple, list)) and len(copies) > 1:
         _refuse(caller, len(copies), f"{variable.name} of a distribution strategy")
 
 

@@ -1,5 +1,6 @@
 """Where the state lives: the only module that makes variables, or looks up those of a caller."""
 
+import contextlib
 import re
 from typing import Any, Dict, List, Union
 
@@ -194,7 +195,9 @@ def _make_counts(caller: str, table: Table) -> Any:
         if table.partitioned:
             # Split evenly, as tf.get_variable has split the centers.
             how["partitioner"] = lambda **_: [len(ctrs)]
-            place = tf.device(_place_beside(ctrs))
+            place = contextlib.ExitStack()
+            place.enter_context(tf.device(None))  # the devices in force are the caller's
+            place.enter_context(tf.device(_place_beside(ctrs, full_name)))
         else:
             place = colocated(ctrs[0])
         with place, tf.variable_scope(
@@ -203,11 +206,11 @@ def _make_counts(caller: str, table: Table) -> Any:
             return tf.get_variable(name, table.shape[:1], tf.int64, _zeros, **how)
 
 
-def _place_beside(ctrs: List[Any]) -> Any:
+def _place_beside(ctrs: List[Any], name: str) -> Any:
     """A device function that puts the i-th shard of the counts where that of the centers is."""
 
     def place(op: tf.Operation) -> str:
-        part = re.search(r"/part_(\d+)", op.name)
+        part = re.match(re.escape(name) + r"/part_(\d+)", op.name)
         return str(ctrs[int(part.group(1))].device if part else op.device)
 
     return place
