@@ -161,7 +161,7 @@ def _count_parts(embeds: tf.Tensor) -> int:
 
 
 def _split_rows(size: tf.Tensor, parts: int, *tensors: tf.Tensor) -> List[List[tf.Tensor]]:
-    """The first `size` rows of each tensor in so many parts, which share its memory."""
+    """The first `size` rows of each tensor in so many parts, which share aligned memory."""
     sizes = size // parts + tf.cast(tf.range(parts, dtype=size.dtype) < size % parts, size.dtype)
     rest = tf.shape(tensors[0])[:1] - size
     sizes = tf.concat([sizes, rest], axis=0)
