@@ -172,7 +172,9 @@ def _zeros(shape: Any, dtype: Any = tf.float32, partition_info: Any = None) -> t
     # Unlike zeros, this is no constant, which the graph would keep, and a variable share until its
     # first update: a second table in memory for as long as the session lives.
     del partition_info
-    return tf.raw_ops.Empty(shape=shape, dtype=dtype, init=True)
+    # TensorFlow 1.15 has no such op for bfloat16 where a ref variable asks for it.
+    empty = tf.float32 if dtype == tf.bfloat16 else dtype
+    return tf.cast(tf.raw_ops.Empty(shape=shape, dtype=empty, init=True), dtype)
 
 
 def _make_counts(caller: str, table: Table) -> Any:
