@@ -83,9 +83,10 @@ def _move_by_group(
             writes.append(write_rows(centers.counts, groups.labels, counts))
     if read is None:
         return Moved(None, writes)
-    places = tf.dynamic_stitch([groups.order], [groups.index])
     with tf.control_dependencies(writes):
-        return Moved(tf.gather(new if read == "after" else old, places), writes)
+        if read == "after":
+            return Moved(read_rows(centers.ctrs, labels), writes)
+        return Moved(tf.gather(old, tf.dynamic_stitch([groups.order], [groups.index])), writes)
 
 
 def _move_row_by_row(
@@ -210,14 +211,15 @@ def _weighted_means(
     weights = tf.expand_dims(updater.row_weights(rows), 1)
     total = sum_by_group(weights, groups)
     embeds = tf.gather(embeds, groups.order)
+    dtype = tf.float64 if exact else tf.float32
+    pulls = tf.cast(weights, dtype) * tf.cast(embeds, dtype)
 
     def in_float64() -> tf.Tensor:
-        pull = sum_by_group(weights * tf.cast(embeds, tf.float64), groups)
+        pull = sum_by_group(tf.cast(pulls, tf.float64), groups)
         return tf.cast((1.0 - total) * tf.cast(old, tf.float64) + pull, old.dtype)
 
     def in_float32() -> tf.Tensor:
-        pull = sum_by_group(tf.cast(weights, tf.float32) * embeds, groups)
-        return old + (pull - tf.cast(total, tf.float32) * old)
+        return old + (sum_by_group(pulls, groups) - tf.cast(total, tf.float32) * old)
 
     if exact:
         return in_float64()
