@@ -42,6 +42,7 @@ def scores(evaluation: Evaluation) -> Dict[str, Optional[float]]:
       intra_class_distance: mean distance of an embedding to the mean of its class.
       inter_class_distance: smallest distance between the means of two classes; None where the test
         digits are all of one class.
+      distance_ratio: the last over the one before; None where that is not finite.
     """
     distances = class_distances(evaluation.embeddings, evaluation.labels)
     return {
@@ -49,6 +50,7 @@ def scores(evaluation: Evaluation) -> Dict[str, Optional[float]]:
         "nearest_center_accuracy": float(np.mean(evaluation.nearest == evaluation.labels)),
         "intra_class_distance": distances.intra,
         "inter_class_distance": distances.inter,
+        "distance_ratio": distances.ratio,
     }
 
 

@@ -1,6 +1,6 @@
-"""The picture of a run: the test embeddings, coloured by class, and the centers among them."""
+"""The pictures of a run: test embeddings, coloured by class, and the centers among them."""
 
-from typing import Any, Dict, List, NamedTuple, Tuple
+from typing import Any, Dict, List, NamedTuple, Tuple, Union
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -29,15 +29,36 @@ def write_embeddings(path: str, title: str, panel: Panel) -> None:
     """Draws one panel into a PNG file, which is replaced as a whole."""
     figure = Figure(figsize=(8.0, 6.4), dpi=120)
     axes = figure.add_subplot(1, 1, 1)
-    draw_panel(axes, panel)
+    classes = draw_panel(axes, panel)
     axes.set_title(title, fontsize=11)
+    _add_legend(axes, classes, loc="center left", bbox_to_anchor=(1.01, 0.5))
     figure.tight_layout()
     with replacing(path) as beside:
         figure.savefig(beside, format="png")
 
 
-def draw_panel(axes: Axes, panel: Panel) -> None:
-    """Scatters the embeddings and marks the centers, on two principal axes where D is above 2."""
+def write_comparison(path: str, panels: Dict[str, Panel]) -> None:
+    """Draws one panel a title, two in a row, into a PNG file, which is replaced as a whole."""
+    rows = (len(panels) + 1) // 2
+    figure = Figure(figsize=(10.0, 4.7 * rows + 0.6), dpi=110)
+    classes = np.empty(0, np.int64)
+    for place, (title, panel) in enumerate(panels.items(), start=1):
+        axes = figure.add_subplot(rows, 2, place)
+        classes = np.union1d(classes, draw_panel(axes, panel))
+        axes.set_title(title, fontsize=11)
+    bottom = 0.6 / figure.get_size_inches()[1]
+    figure.tight_layout(rect=(0, bottom, 1, 1))
+    _add_legend(figure, classes, loc="lower center", ncol=11)
+    with replacing(path) as beside:
+        figure.savefig(beside, format="png")
+
+
+def draw_panel(axes: Axes, panel: Panel) -> np.ndarray:
+    """Scatters the embeddings and marks the centers, on two principal axes where D is above 2.
+
+    Returns:
+      The classes that occur, ascending.
+    """
     points, (x_name, y_name) = project(panel.embeddings, panel.embeddings)
     marks, _ = project(panel.embeddings, panel.centers)
     labels = panel.labels
@@ -59,8 +80,7 @@ def draw_panel(axes: Axes, panel: Panel) -> None:
     axes.set_ylabel(y_name)
     axes.grid(color="0.92")
     axes.set_axisbelow(True)
-    if len(classes) <= _MAX_LEGEND_ENTRIES:
-        _add_legend(axes, classes)
+    return classes
 
 
 def project(reference: np.ndarray, points: np.ndarray) -> Tuple[np.ndarray, List[str]]:
@@ -88,15 +108,12 @@ def _look(label: int) -> Dict[str, Any]:
     return {"color": _COLOURS[colour], "marker": _MARKERS[turn % len(_MARKERS)]}
 
 
-def _add_legend(axes: Axes, classes: np.ndarray) -> None:
+def _add_legend(place: Union[Axes, Figure], classes: np.ndarray, **layout: Any) -> None:
+    if len(classes) > _MAX_LEGEND_ENTRIES:
+        return
     # Empty scatters carry the looks alone: the panel's dots are too small and too pale to read.
+    axes = place if isinstance(place, Axes) else place.axes[0]
     entries = [axes.scatter([], [], s=40, label=str(label), **_look(label)) for label in classes]
     entries.append(axes.scatter([], [], s=90, color="white", edgecolors="black", label="center"))
-    axes.legend(
-        handles=entries,
-        title="class",
-        loc="center left",
-        bbox_to_anchor=(1.01, 0.5),
-        frameon=False,
-        ncol=1 + len(classes) // 21,
-    )
+    layout.setdefault("ncol", 1 + len(classes) // 21)
+    place.legend(handles=entries, title="class", frameon=False, **layout)

@@ -11,6 +11,11 @@ class Distances(NamedTuple):
     intra: float
     inter: Optional[float]
 
+    @property
+    def ratio(self) -> Optional[float]:
+        """How many times the gap between classes is the spread within; None where there is none."""
+        return self.inter / self.intra if self.inter is not None and self.intra > 0 else None
+
 
 def class_means(embeddings: np.ndarray, labels: np.ndarray) -> np.ndarray:
     """The mean [K, D] of the rows of each class that occurs, by rising label, in float64."""

@@ -10,6 +10,9 @@ from mnist_run import InputError, Settings
 
 import tf_centers
 
+# Before the first moments of Adam and of batch normalisation are known, large steps do harm.
+_WARM_UP_STEPS = 200.0
+
 
 class Model(NamedTuple):
     """What is fed and fetched, for B rows of H x W images and D embedding dims."""
@@ -63,7 +66,7 @@ def build_model(
     is_training = tf.placeholder_with_default(False, [], name="is_training")
     step_seconds = tf.placeholder_with_default(tf.zeros([], tf.float64), [], name="step_seconds")
 
-    embed = embed_images(images, settings.embed_dims)
+    embed = embed_images(settings.network, images, settings.embed_dims, is_training)
     logits = classify(embed, num_classes)
     with _sharded(num_shards):
         centers = tf_centers.create_embed_centers(num_classes, settings.embed_dims, scope="embed")
@@ -87,7 +90,7 @@ def build_model(
         losses["total_loss"] += settings.center_loss_weight * losses["center_loss"]
 
     global_step = tf.train.get_or_create_global_step()
-    rate = tf.train.cosine_decay(settings.learning_rate, global_step, settings.train_steps)
+    rate = _learning_rate(settings, global_step)
     train_seconds = tf.get_variable(
         "train_seconds", [], tf.float64, tf.zeros_initializer(), trainable=False
     )
@@ -95,6 +98,7 @@ def build_model(
     applied = (
         optimizer.minimize(losses["total_loss"]),
         tf.assign_add(train_seconds, step_seconds, use_locking=use_locking),
+        *tf.get_collection(tf.GraphKeys.UPDATE_OPS),
     )
     with tf.control_dependencies(applied):
         # Not by the optimizer, which adds without a lock: workers would lose each other's steps.
@@ -118,6 +122,13 @@ def build_model(
         ),
         saver=tf.train.Saver(),
     )
+
+
+def _learning_rate(settings: Settings, global_step: tf.Variable) -> tf.Tensor:
+    """From near 0 up to --learning_rate, then to 0 along a cosine."""
+    warm_up = tf.cast(global_step + 1, tf.float32) / _WARM_UP_STEPS
+    rate = tf.train.cosine_decay(settings.learning_rate, global_step, settings.train_steps)
+    return rate * tf.minimum(warm_up, 1.0)
 
 
 def _sharded(num_shards: Optional[int]) -> ContextManager[Any]:

@@ -6,6 +6,8 @@ import os
 from typing import Any, Dict, Iterator, NamedTuple, Optional
 
 SETTINGS_FILE = "settings.json"
+UPDATERS = ("exponential", "cumulative", "wen", "none")
+NETWORKS = ("light", "lenet_pp")
 
 # May differ between two calls on one folder: they say how far to train, what to report
 # and on which machines.
@@ -29,6 +31,7 @@ class Settings(NamedTuple):
     """One value per flag; ranges and meanings are in the help texts of `train_mnist.py`."""
 
     data_dir: str
+    network: str
     updater: str
     decay: float
     alpha: float
