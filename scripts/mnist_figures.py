@@ -4,6 +4,7 @@ from typing import Any, Dict, List, NamedTuple, Tuple
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.colors import to_rgba_array
 from matplotlib.figure import Figure
 from mnist_run import replacing
 
@@ -13,7 +14,8 @@ _COLOURS = (
     "#999933", "#E69F00", "#E8D21D", "#D55E00", "#CC79A7",
 )  # fmt: skip
 _MARKERS = "o^sDvP"  # The eleventh class has the first colour again, and the second marker.
-_MAX_LEGEND_ENTRIES = 40
+# More names, in the legend and at the centers, would hide the picture.
+_MAX_NAMED_CLASSES = 40
 
 
 class Panel(NamedTuple):
@@ -43,24 +45,32 @@ def draw_panel(axes: Axes, panel: Panel) -> None:
     labels = panel.labels
     classes = np.unique(np.concatenate([labels, panel.center_labels]))
     size = 10 if len(points) <= 2000 else 5
+    colours = to_rgba_array(_COLOURS)
+    turns, places = np.divmod(labels, len(_COLOURS))
     # One class after the other would bury the first under the last.
     for part in np.array_split(np.random.RandomState(0).permutation(len(points)), 20):
-        for label in classes:
-            mine = part[labels[part] == label]
+        # All classes of a marker at once: thousands of classes one by one would take hours.
+        for turn, marker in enumerate(_MARKERS):
+            mine = part[turns[part] % len(_MARKERS) == turn]
             axes.scatter(
-                points[mine, 0], points[mine, 1], s=size, alpha=0.7, linewidths=0, **_look(label)
+                points[mine, 0], points[mine, 1], s=size, alpha=0.7, linewidths=0,
+                c=colours[places[mine]], marker=marker,
+            )  # fmt: skip
+    is_named = len(classes) <= _MAX_NAMED_CLASSES
+    axes.scatter(
+        marks[:, 0], marks[:, 1], s=170 if is_named else 14, color="white", edgecolors="black",
+        linewidths=1.2 if is_named else 0.6, zorder=3,
+    )  # fmt: skip
+    if is_named:
+        for label, (x, y) in zip(panel.center_labels, marks):
+            axes.annotate(
+                str(label), (x, y), ha="center", va="center", fontsize=8, weight="bold", zorder=4
             )
-    for label, (x, y) in zip(panel.center_labels, marks):
-        axes.scatter(x, y, s=170, color="white", edgecolors="black", linewidths=1.2, zorder=3)
-        axes.annotate(
-            str(label), (x, y), ha="center", va="center", fontsize=8, weight="bold", zorder=4
-        )
     axes.set_xlabel(x_name)
     axes.set_ylabel(y_name)
     axes.grid(color="0.92")
     axes.set_axisbelow(True)
-    if len(classes) <= _MAX_LEGEND_ENTRIES:
-        _add_legend(axes, classes)
+    _add_legend(axes, classes if is_named else classes[:0])
 
 
 def project(reference: np.ndarray, points: np.ndarray) -> Tuple[np.ndarray, List[str]]:
@@ -94,7 +104,7 @@ def _add_legend(axes: Axes, classes: np.ndarray) -> None:
     entries.append(axes.scatter([], [], s=90, color="white", edgecolors="black", label="center"))
     axes.legend(
         handles=entries,
-        title="class",
+        title="class" if len(classes) else None,
         loc="center left",
         bbox_to_anchor=(1.01, 0.5),
         frameon=False,
