@@ -22,6 +22,6 @@ setuptools.setup(
     package_data={"tf_centers": ["py.typed"]},
     python_requires=">=3.7",
     install_requires=["tensorflow>=1.15", "numpy", "absl-py"],
-    extras_require={"train": _TRAIN, "test": _TRAIN + ["pytest", "pytest-xdist"]},
+    extras_require={"train": _TRAIN, "test": _TRAIN + ["hypothesis", "pytest", "pytest-xdist"]},
     zip_safe=False,
 )

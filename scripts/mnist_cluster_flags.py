@@ -4,18 +4,33 @@ import re
 import socket
 from typing import List, NamedTuple, Optional, Tuple
 
-from absl import flags
-from mnist_flags import define_number
+from mnist_flags import Choice, Flag, Number, Text
 from mnist_run import InputError, Settings
 
-# The help text lists the flags with those of the script.
-flags.disclaim_key_flags()
-
 _JOBS = ("ps", "worker")
+_HOSTS = Text("HOST:PORT,...", "host:port, several with commas between them")
 
 # A host name, an IPv4 address or an IPv6 address in brackets, and a port.
 _ADDRESS = re.compile(r"(?:[\w.-]+|\[[0-9A-Fa-f:.]+\]):(\d{1,5})", re.ASCII)
 _LAST_PORT = 65535
+
+# What `cluster_of` reads.
+CLUSTER_FLAGS = (
+    Flag("ps_hosts", "", _HOSTS, "Parameter servers. Empty: this process trains alone."),
+    Flag("worker_hosts", "", _HOSTS, "Workers. The first one is the chief."),
+    Flag(
+        "job_name",
+        None,
+        Choice("NAME", *_JOBS),
+        "What this process of a cluster is: a parameter server, or a worker.",
+    ),
+    Flag(
+        "task_index",
+        0,
+        Number("INDEX", int, 0, 10**6),
+        "Which host of its job this process is, from 0.",
+    ),
+)
 
 
 class Cluster(NamedTuple):
@@ -44,28 +59,6 @@ class Cluster(NamedTuple):
     def __str__(self) -> str:
         """What a log line calls this process."""
         return f"{self.job_name} {self.task_index}"
-
-
-def define_cluster_flags(values: flags.FlagValues) -> None:
-    """Adds to `values` the flags that `cluster_of` reads."""
-    for name, text in (
-        (
-            "ps_hosts",
-            "Parameter servers: host:port,host:port,... Empty: this process trains alone.",
-        ),
-        ("worker_hosts", "Workers: host:port,host:port,... The first one is the chief."),
-    ):
-        flags.DEFINE_string(name, "", text, flag_values=values)
-    flags.DEFINE_enum(
-        "job_name",
-        None,
-        _JOBS,
-        "What this process of a cluster is: a parameter server, or a worker.",
-        flag_values=values,
-    )
-    define_number(
-        values, "task_index", 0, int, 0, 10**6, "Which host of its job this process is, from 0."
-    )
 
 
 def cluster_of(settings: Settings) -> Optional[Cluster]:
@@ -132,8 +125,7 @@ def _addresses(flag: str, text: str) -> Tuple[str, ...]:
         match = _ADDRESS.fullmatch(address)
         if not match or not 0 < int(match.group(1)) <= _LAST_PORT:
             raise InputError(
-                f"flag --{flag}={text}: expected host:port, several with commas between them, "
-                f"found {address!r}"
+                f"flag --{flag}={text}: expected {_HOSTS.syntactic_help}, found {address!r}"
             )
         if address in addresses:
             raise InputError(f"flag --{flag}={text}: expected each once, found {address} twice")

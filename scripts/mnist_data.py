@@ -5,7 +5,7 @@ import zlib
 from typing import NamedTuple, Tuple
 
 import numpy as np
-from mnist_idx import read_idx
+from mnist_folder import read_part
 from mnist_run import InputError
 
 _SAMPLE_TEST_SHARE = 0.2
@@ -73,7 +73,9 @@ def load_sample() -> Digits:
 
 
 def load_folder(data_dir: str) -> Digits:
-    """The four IDX files of an MNIST-like data set: any image size, up to 256 classes.
+    """The four IDX files of an MNIST-like data set: any image size, up to 65,536 classes.
+
+    A class is a label from 0 to the largest one, whether or not it occurs.
 
     Raises:
       InputError: the folder or one of the files is missing, or is not what its name says.
@@ -83,8 +85,8 @@ def load_folder(data_dir: str) -> Digits:
         raise InputError(
             f"flag --data_dir={data_dir}: expected a folder of IDX files, found {found}"
         )
-    train_images, train_labels = _read_pair(data_dir, "train")
-    test_images, test_labels = _read_pair(data_dir, "t10k")
+    train_images, train_labels = read_part(data_dir, "train")
+    test_images, test_labels = read_part(data_dir, "t10k")
     if train_images.shape[1:] != test_images.shape[1:]:
         raise InputError(
             f"flag --data_dir={data_dir}: expected test images of {_size(train_images)} pixels "
@@ -96,30 +98,6 @@ def load_folder(data_dir: str) -> Digits:
             f"flag --data_dir={data_dir}: expected labels of at least 2 classes, found only 0"
         )
     return Digits(data_dir, train_images, train_labels, test_images, test_labels, num_classes)
-
-
-def _read_pair(data_dir: str, part: str) -> Tuple[np.ndarray, np.ndarray]:
-    image_path = _find(data_dir, f"{part}-images", "idx3-ubyte")
-    label_path = _find(data_dir, f"{part}-labels", "idx1-ubyte")
-    images = read_idx(image_path, num_dims=3)
-    labels = read_idx(label_path, num_dims=1)
-    if len(images) != len(labels):
-        raise InputError(
-            f"{label_path}: expected {len(images)} labels, one for each image in "
-            f"{os.path.basename(image_path)}, found {len(labels)}"
-        )
-    return images, labels.astype(np.int64)
-
-
-def _find(data_dir: str, stem: str, kind: str) -> str:
-    # Some unpackers turn the last dash into a dot.
-    for name in (f"{stem}-{kind}", f"{stem}.{kind}"):
-        for path in (os.path.join(data_dir, name), os.path.join(data_dir, f"{name}.gz")):
-            if os.path.isfile(path):
-                return path
-    raise InputError(
-        f"flag --data_dir={data_dir}: expected a file {stem}-{kind} or {stem}-{kind}.gz, found none"
-    )
 
 
 def _size(images: np.ndarray) -> str:

@@ -4,6 +4,7 @@ from typing import Any, Dict, List, NamedTuple, Tuple, Union
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.colors import to_rgba_array
 from matplotlib.figure import Figure
 from mnist_run import replacing
 
@@ -13,7 +14,8 @@ _COLOURS = (
     "#999933", "#E69F00", "#E8D21D", "#D55E00", "#CC79A7",
 )  # fmt: skip
 _MARKERS = "o^sDvP"  # The eleventh class has the first colour again, and the second marker.
-_MAX_LEGEND_ENTRIES = 40
+# More names, in the legend and at the centers, would hide the picture.
+_MAX_NAMED_CLASSES = 40
 
 
 class Panel(NamedTuple):
@@ -64,18 +66,27 @@ def draw_panel(axes: Axes, panel: Panel) -> np.ndarray:
     labels = panel.labels
     classes = np.unique(np.concatenate([labels, panel.center_labels]))
     size = 10 if len(points) <= 2000 else 5
+    colours = to_rgba_array(_COLOURS)
+    turns, places = np.divmod(labels, len(_COLOURS))
     # One class after the other would bury the first under the last.
     for part in np.array_split(np.random.RandomState(0).permutation(len(points)), 20):
-        for label in classes:
-            mine = part[labels[part] == label]
+        # All classes of a marker at once: thousands of classes one by one would take hours.
+        for turn, marker in enumerate(_MARKERS):
+            mine = part[turns[part] % len(_MARKERS) == turn]
             axes.scatter(
-                points[mine, 0], points[mine, 1], s=size, alpha=0.7, linewidths=0, **_look(label)
+                points[mine, 0], points[mine, 1], s=size, alpha=0.7, linewidths=0,
+                c=colours[places[mine]], marker=marker,
+            )  # fmt: skip
+    is_named = len(classes) <= _MAX_NAMED_CLASSES
+    axes.scatter(
+        marks[:, 0], marks[:, 1], s=170 if is_named else 14, color="white", edgecolors="black",
+        linewidths=1.2 if is_named else 0.6, zorder=3,
+    )  # fmt: skip
+    if is_named:
+        for label, (x, y) in zip(panel.center_labels, marks):
+            axes.annotate(
+                str(label), (x, y), ha="center", va="center", fontsize=8, weight="bold", zorder=4
             )
-    for label, (x, y) in zip(panel.center_labels, marks):
-        axes.scatter(x, y, s=170, color="white", edgecolors="black", linewidths=1.2, zorder=3)
-        axes.annotate(
-            str(label), (x, y), ha="center", va="center", fontsize=8, weight="bold", zorder=4
-        )
     axes.set_xlabel(x_name)
     axes.set_ylabel(y_name)
     axes.grid(color="0.92")
@@ -109,11 +120,12 @@ def _look(label: int) -> Dict[str, Any]:
 
 
 def _add_legend(place: Union[Axes, Figure], classes: np.ndarray, **layout: Any) -> None:
-    if len(classes) > _MAX_LEGEND_ENTRIES:
-        return
+    if len(classes) > _MAX_NAMED_CLASSES:
+        classes = classes[:0]
     # Empty scatters carry the looks alone: the panel's dots are too small and too pale to read.
     axes = place if isinstance(place, Axes) else place.axes[0]
     entries = [axes.scatter([], [], s=40, label=str(label), **_look(label)) for label in classes]
     entries.append(axes.scatter([], [], s=90, color="white", edgecolors="black", label="center"))
     layout.setdefault("ncol", 1 + len(classes) // 21)
-    place.legend(handles=entries, title="class", frameon=False, **layout)
+    title = "class" if len(classes) else None
+    place.legend(handles=entries, title=title, frameon=False, **layout)

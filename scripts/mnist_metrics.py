@@ -4,6 +4,8 @@ from typing import NamedTuple, Optional
 
 import numpy as np
 
+_BLOCK_PAIRS = 1 << 21
+
 
 class Distances(NamedTuple):
     """Euclidean distances among embeddings; `inter` is None where fewer than two classes occur."""
@@ -41,6 +43,22 @@ def class_distances(embeddings: np.ndarray, labels: np.ndarray) -> Distances:
     intra = np.linalg.norm(embeddings - means[places], axis=1).mean()
     if len(means) < 2:
         return Distances(float(intra), None)
-    # Row by row: all pairs at once would need [K, K, D].
-    gaps = [np.linalg.norm(means[i + 1 :] - means[i], axis=1).min() for i in range(len(means) - 1)]
-    return Distances(float(intra), float(min(gaps)))
+    return Distances(float(intra), _smallest_gap(means))
+
+
+def _smallest_gap(means: np.ndarray) -> float:
+    # Distances by matrix products lose digits where two means are close together or far from zero:
+    # they only pick a nearest other mean for each, and the distance to that one is measured.
+    centered = means - means.mean(axis=0)
+    squares = np.square(centered).sum(axis=1)
+    # Never all pairs at once: they take [K, K].
+    block = max(1, _BLOCK_PAIRS // len(means))
+    gaps = []
+    for start in range(0, len(means) - 1, block):
+        rows = np.arange(start, min(start + block, len(means) - 1))
+        gap_squares = squares[start:] - 2 * centered[rows].dot(centered[start:].T)
+        # Each pair once: a mean against those after it.
+        gap_squares[np.arange(len(means) - start) <= rows[:, None] - start] = np.inf
+        nearest = start + gap_squares.argmin(axis=1)
+        gaps.append(np.linalg.norm(means[rows] - means[nearest], axis=1).min())
+    return float(min(gaps))

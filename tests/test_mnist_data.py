@@ -1,8 +1,7 @@
-"""The script's data: the IDX reader against every kind of damage, the sample, the batches."""
+"""The script's data: folders of IDX files, the sample, the batches."""
 
 import gzip
 import os
-import struct
 import sys
 
 import numpy as np
@@ -12,11 +11,8 @@ SCRIPTS = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__)
 sys.path.insert(0, SCRIPTS)
 
 import mnist_data  # noqa: E402
-import mnist_idx  # noqa: E402
 from idx_files import idx_bytes, write_folder  # noqa: E402
 from mnist_run import InputError  # noqa: E402
-
-IMAGES = np.arange(4 * 3 * 5, dtype=np.uint8).reshape(4, 3, 5)
 
 
 def _write(folder, name, content, zipped=False):
@@ -24,66 +20,6 @@ def _write(folder, name, content, zipped=False):
     with gzip.open(path, "wb") if zipped else open(path, "wb") as file:
         file.write(content)
     return path
-
-
-@pytest.mark.parametrize("name", ["images", "images.gz"])
-@pytest.mark.parametrize("array", [IMAGES, IMAGES[0], IMAGES[0, 0]], ids=["3", "2", "1"])
-def test_round_trip(name, array, tmp_path):
-    path = _write(tmp_path, name, idx_bytes(array), name.endswith(".gz"))
-    found = mnist_idx.read_idx(path, array.ndim)
-    assert found.dtype == np.uint8
-    np.testing.assert_array_equal(found, array)
-
-
-def test_layout_by_hand(tmp_path):
-    # Two rows of three: zeros, unsigned byte, two dimensions; 2; 3; the elements.
-    path = _write(tmp_path, "x", b"\0\0\x08\x02" + b"\0\0\0\x02" + b"\0\0\0\x03" + b"abcdef")
-    assert mnist_idx.read_idx(path, 2).tolist() == [[97, 98, 99], [100, 101, 102]]
-
-
-GOOD = idx_bytes(IMAGES)
-DAMAGED = {
-    "empty": (b"", "expected an IDX header, found 0 bytes"),
-    "three bytes": (GOOD[:3], "expected an IDX header, found 3 bytes"),
-    "another magic number": (b"\x89PNG" + GOOD[4:], "two zero bytes, found 89504e47"),
-    "floats": (b"\0\0\x0d\x03" + GOOD[4:], "unsigned byte .*found 32-bit float"),
-    "no element type": (b"\0\0\x77\x03" + GOOD[4:], "unsigned byte .*found unknown"),
-    "two dimensions": (b"\0\0\x08\x02" + GOOD[4:], "expected 3 dimensions, found 2"),
-    "header cut": (GOOD[:10], "expected 3 sizes in the header"),
-    "one byte short": (GOOD[:-1], "expected 60 bytes after a header of 4x3x5, found 59"),
-    "one byte long": (GOOD + b"x", "expected 60 bytes after a header of 4x3x5, found more"),
-    "no images": (GOOD[:4] + struct.pack(">3I", 0, 3, 5), "sizes of at least 1, found 0x3x5"),
-    "a lying header": (
-        GOOD[:4] + struct.pack(">3I", 2**32 - 1, 2**32 - 1, 2**32 - 1) + GOOD[16:],
-        "after a header of 4294967295x4294967295x4294967295, found 60",
-    ),
-}
-
-
-@pytest.mark.parametrize("zipped", [False, True])
-@pytest.mark.parametrize("damage", sorted(DAMAGED))
-def test_damaged_file(damage, zipped, tmp_path):
-    content, message = DAMAGED[damage]
-    path = _write(tmp_path, "images.gz" if zipped else "images", content, zipped)
-    with pytest.raises(InputError, match="images.*" + message):
-        mnist_idx.read_idx(path, 3)
-
-
-@pytest.mark.parametrize(
-    "change, message",
-    [
-        (lambda data: data[: len(data) // 2], "truncated|damage"),
-        (lambda data: data[:-4], "truncated"),
-        (lambda data: GOOD, "expected a readable file, found: Not a gzipped file"),
-        (lambda data: data[:-6] + b"xx" + data[-4:], "CRC check failed"),
-        (lambda data: data[:12] + bytes([data[12] ^ 255]) + data[13:], "found"),
-    ],
-    ids=["half", "no length", "not gzip", "checksum", "flipped"],
-)
-def test_damaged_gzip(change, message, tmp_path):
-    path = _write(tmp_path, "images.gz", change(gzip.compress(GOOD)))
-    with pytest.raises(InputError, match=message):
-        mnist_idx.read_idx(path, 3)
 
 
 @pytest.mark.parametrize("zipped", [False, True])
@@ -115,6 +51,75 @@ def test_folder_errors(tmp_path):
         mnist_data.load_folder(folder)
     with pytest.raises(InputError, match="expected a folder of IDX files, found a file"):
         mnist_data.load_folder(labels)
+
+
+def _relabel(folder, labels, name="train-labels-idx1-ubyte", zipped=False):
+    """Replaces the training labels of a folder that `write_folder` has filled."""
+    os.remove(os.path.join(folder, "train-labels-idx1-ubyte"))
+    return _write(folder, name, idx_bytes(labels), zipped)
+
+
+@pytest.mark.parametrize(
+    "dtype, largest",
+    [("uint8", 255), ("int8", 127), ("int16", 32767), ("int32", 32768), ("int32", 65535)],
+)
+# What is in a file counts, whatever its suffix.
+@pytest.mark.parametrize("suffix", ["-idx1-ubyte", "-idx1-byte", "-idx1-short", ".idx1-int"])
+@pytest.mark.parametrize("zipped", [False, True])
+def test_label_types(dtype, largest, suffix, zipped, tmp_path):
+    write_folder(str(tmp_path), num_train=4)
+    labels = np.array([3, largest, 0, 5], dtype)
+    _relabel(str(tmp_path), labels, f"train-labels{suffix}" + (".gz" if zipped else ""), zipped)
+    digits = mnist_data.load_folder(str(tmp_path))
+    assert digits.train_labels.dtype == np.int64 and digits.train_labels.tolist() == labels.tolist()
+    assert digits.num_classes == largest + 1
+
+
+@pytest.mark.parametrize(
+    "labels, found",
+    [
+        (np.array([3, 0, -2, -1], np.int8), "-2 at index 2"),
+        (np.array([-3, 0, 0, 1], np.int16), "-3 at index 0"),
+        (np.array([0, 1, 2, -(2**31)], np.int32), "-2147483648 at index 3"),
+        (np.array([0, 65536, 1, 2], np.int32), "65536 at index 1"),
+    ],
+)
+def test_labels_out_of_range(labels, found, tmp_path):
+    write_folder(str(tmp_path), num_train=4)
+    path = _relabel(str(tmp_path), labels)
+    with pytest.raises(InputError) as error:
+        mnist_data.load_folder(str(tmp_path))
+    assert str(error.value) == (
+        f"{path}: expected labels in [0, 65535], for at most 65536 classes, found {found}, "
+        "counted from 0"
+    )
+
+
+def test_labels_under_two_names_are_refused(tmp_path):
+    write_folder(str(tmp_path))
+    _write(tmp_path, "train-labels-idx1-int.gz", idx_bytes(np.arange(40, dtype=np.int32)), True)
+    with pytest.raises(InputError, match="train-labels-idx1-ubyte and train-labels-idx1-int.gz$"):
+        mnist_data.load_folder(str(tmp_path))
+    # The same file unpacked and packed is one file.
+    os.remove(str(tmp_path / "train-labels-idx1-ubyte"))
+    _write(tmp_path, "train-labels-idx1-int", idx_bytes(np.arange(40, dtype=np.int32)))
+    assert mnist_data.load_folder(str(tmp_path)).num_classes == 40
+
+
+def test_more_labels_than_images_are_not_read(tmp_path):
+    write_folder(str(tmp_path))
+    # A header that asks for four billion labels, and nothing behind it to read.
+    header = idx_bytes(np.arange(3, dtype=np.uint8))[:4] + b"\xff\xff\xff\xff"
+    _write(tmp_path, "train-labels-idx1-ubyte", header)
+    with pytest.raises(InputError, match="expected 40 labels, .*-idx3-ubyte, found 42949"):
+        mnist_data.load_folder(str(tmp_path))
+
+
+def test_images_are_unsigned_bytes(tmp_path):
+    write_folder(str(tmp_path))
+    _write(tmp_path, "train-images-idx3-ubyte", idx_bytes(np.ones([40, 8, 7], np.int16)))
+    with pytest.raises(InputError, match=r"images.*type unsigned byte \(0x08\), found 16-bit"):
+        mnist_data.load_folder(str(tmp_path))
 
 
 def test_sample():
