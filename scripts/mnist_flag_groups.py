@@ -5,9 +5,9 @@ from mnist_flags import Choice, Flag, Group, Number, Switch, Text
 from mnist_run import NETWORKS, UPDATERS
 
 # Steps of training unless told otherwise.
-NARROW_DIMS = 8
-NARROW_STEPS = 8000
-WIDE_STEPS = 2000
+_NARROW_DIMS = 8
+_NARROW_STEPS = 8000
+_WIDE_STEPS = 2000
 
 GROUPS = (
     Group(
@@ -83,8 +83,8 @@ GROUPS = (
                 Number("STEPS", int, 1, 10**9),
                 "Steps in all, those before a resumption and those of all workers included. A "
                 "step that another worker has begun by then is still made. Empty: "
-                f"{NARROW_STEPS:,} where --embed_dims is below {NARROW_DIMS}, since so narrow an "
-                f"embedding is slow to learn, else {WIDE_STEPS:,}.",
+                f"{_NARROW_STEPS:,} where --embed_dims is below {_NARROW_DIMS}, since so narrow an "
+                f"embedding is slow to learn, else {_WIDE_STEPS:,}.",
             ),
             Flag(
                 "batch_size",
@@ -138,3 +138,8 @@ GROUPS = (
     Group("Cluster", CLUSTER_FLAGS),
     Group("Help", (Flag("help", False, Switch(), "Shows this help.", short_name="h"),)),
 )
+
+
+def default_steps(embed_dims: int) -> int:
+    """--train_steps where it is not given."""
+    return _NARROW_STEPS if embed_dims < _NARROW_DIMS else _WIDE_STEPS

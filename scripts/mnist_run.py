@@ -16,6 +16,7 @@ _FREE_SETTINGS = (
     "train_steps",
     "eval_every",
     "model_dir",
+    "compare",
     "ps_hosts",
     "worker_hosts",
     "job_name",
@@ -43,6 +44,7 @@ class Settings(NamedTuple):
     seed: int
     eval_every: int
     model_dir: str
+    compare: bool = False
     ps_hosts: str = ""
     worker_hosts: str = ""
     job_name: Optional[str] = None

@@ -21,7 +21,7 @@ import mnist_console
 from absl import app, flags, logging
 from mnist_cluster_flags import Cluster, check_port, cluster_of
 from mnist_data import Digits, load_digits
-from mnist_flag_groups import GROUPS
+from mnist_flag_groups import GROUPS, default_steps
 from mnist_flags import define_flags
 from mnist_help import format_help
 from mnist_run import (
@@ -55,7 +55,16 @@ def parse_settings(argv: List[str]) -> Settings:
         sys.exit(0)
     if rest:
         raise InputError(f"expected flags only, found {rest[0]!r}")
-    return Settings(**{name: values[name].value for name in Settings._fields})
+    settings = Settings(**{name: values[name].value for name in Settings._fields})
+    if settings.compare and values["updater"].present:
+        raise InputError(
+            f"flag --updater={settings.updater}: expected none beside --compare, which takes all"
+        )
+    if settings.compare and (settings.ps_hosts or settings.worker_hosts or settings.job_name):
+        raise InputError("flag --compare=true: expected a single process, found flags of a cluster")
+    if settings.train_steps is None:
+        return settings._replace(train_steps=default_steps(settings.embed_dims))
+    return settings
 
 
 def load_checked(settings: Settings) -> Digits:
