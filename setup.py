@@ -9,7 +9,8 @@ _HERE = pathlib.Path(__file__).resolve().parent
 _VERSION = {}
 exec((_HERE / "tf_centers" / "version.py").read_text(encoding="utf-8"), _VERSION)
 
-_TRAIN = ["matplotlib", "mlxtend", "tqdm"]
+# Newer TensorFlow comes without TensorBoard.
+_TRAIN = ["matplotlib", "mlxtend", "tensorboard", "tqdm"]
 
 setuptools.setup(
     name="tf_centers",

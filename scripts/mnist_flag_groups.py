@@ -123,7 +123,7 @@ GROUPS = (
                 "model_dir",
                 "mnist_run",
                 Text("FOLDER", "the path of a folder"),
-                "Folder for checkpoints, TensorBoard events, metrics.json and embeddings.png, "
+                "Folder for checkpoints, metrics.json, embeddings.png and files for TensorBoard, "
                 "made where it is missing; a relative path counts from the current folder. A run "
                 "in it is resumed.",
             ),

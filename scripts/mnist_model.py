@@ -29,6 +29,7 @@ class Model(NamedTuple):
     global_step: tf.Variable
     train_seconds: tf.Variable  # float64 [], spent in training steps since step 0
     centers: tf_centers.EmbedCenters
+    center_summary: tf.Tensor  # string [], of the centers, for TensorBoard
     forget_centers: tf.Operation
     average_centers: tf.Operation  # takes the fed rows into the plain means of their classes
     saver: tf.train.Saver
@@ -116,6 +117,7 @@ def build_model(
         global_step=global_step,
         train_seconds=train_seconds,
         centers=centers,
+        center_summary=tf_centers.summarize_centers(centers, name="centers"),
         forget_centers=tf.variables_initializer(tf.global_variables("embed/")),
         average_centers=tf_centers.update_embed_centers(
             embed, labels, tf_centers.CumulativeMean(), centers, use_locking=use_locking

@@ -6,6 +6,7 @@ from typing import Any, Dict, NamedTuple, Tuple
 
 import numpy as np
 import tensorflow.compat.v1 as tf
+from mnist_board import add_scalars, write_projector
 from mnist_data import Batches, Digits
 from mnist_evaluation import average_train_embeddings, evaluate, scores
 from mnist_figures import Panel
@@ -100,14 +101,16 @@ def train(
                 continue
             # With other workers at work, a worker does not see every step.
             if step // _SUMMARY_EVERY > before // _SUMMARY_EVERY:
-                _add_scalars(writer, "train", losses, step)
+                add_scalars(writer, "train", losses, step)
+                if settings.updater != "none" and step < settings.train_steps:
+                    writer.add_summary(run_bare(model.center_summary, {}), step)
             every = settings.eval_every
             # The last step is measured once it is over, with its report.
             if every and step // every > before // every and step < settings.train_steps:
                 measured = scores(evaluate(run_bare, model, digits))
                 if settings.updater == "none":
                     del measured["nearest_center_accuracy"]  # No centers before the final report.
-                _add_scalars(writer, "test", measured, step)
+                add_scalars(writer, "test", measured, step)
                 progress.log(_describe(step, {**losses, **measured}))
     return made
 
@@ -137,7 +140,7 @@ def _diverged(settings: Settings, step: int) -> InputError:
 
 
 def report(settings: Settings, digits: Digits, model: Model) -> Report:
-    """Measures the newest checkpoint in --model_dir on the test digits.
+    """Measures the newest checkpoint in --model_dir on the test digits, also for TensorBoard.
 
     Softmax alone has learned no centers; the class means of its training embeddings replace them.
 
@@ -152,12 +155,15 @@ def report(settings: Settings, digits: Digits, model: Model) -> Report:
         step, seconds, ctrs, counts = session.run(
             (model.global_step, model.train_seconds, model.centers.ctrs, model.centers.counts)
         )
+        center_summary = session.run(model.center_summary)
     if not np.isfinite(evaluation.embeddings).all():
         raise _diverged(settings, int(step))
     measured = scores(evaluation)
     writer = tf.summary.FileWriterCache.get(settings.model_dir)
-    _add_scalars(writer, "test", measured, int(step))
+    add_scalars(writer, "test", measured, int(step))
+    writer.add_summary(center_summary, int(step))
     writer.flush()
+    write_projector(settings.model_dir, digits.test_images, evaluation)
     metrics = {
         "dataset": digits.name,
         "train_examples": len(digits.train_images),
@@ -179,16 +185,6 @@ def report(settings: Settings, digits: Digits, model: Model) -> Report:
         summary=_describe(int(step), measured),
         panel=Panel(evaluation.embeddings, evaluation.labels, ctrs[seen], seen),
     )
-
-
-def _add_scalars(
-    writer: tf.summary.FileWriter, group: str, values: Dict[str, Any], step: int
-) -> None:
-    summary = tf.Summary()
-    for name, value in values.items():
-        if value is not None:
-            summary.value.add(tag=f"{group}/{name}", simple_value=value)
-    writer.add_summary(summary, step)
 
 
 def _describe(step: int, values: Dict[str, Any]) -> str:

@@ -2,8 +2,8 @@
 
   python scripts/train_mnist.py [--flag=value ...]
 
-Leaves checkpoints, TensorBoard events, metrics.json and embeddings.png in --model_dir. Run again on
-the same folder, it resumes from the last checkpoint.
+Leaves checkpoints, metrics.json, embeddings.png and files for TensorBoard in --model_dir. Run again
+on the same folder, it resumes from the last checkpoint.
 
 On a cluster, run it once for each address in --ps_hosts and --worker_hosts, with the --job_name and
 --task_index of that address and all other flags alike. The centers are split over the parameter

@@ -23,7 +23,8 @@ def test_everything_exported_is_there_and_nothing_else():
 def test_imports_run_one_way():
     order = (
         "autograph version arguments checks rows tables variables grouping updaters moves locking "
-        "sharding batches ops losses nearest keras_arguments keras"
+        "sharding batches ops losses nearest summaries "
+        "keras_arguments keras"
     ).split()
     for name, tree in _modules().items():
         if name == "__init__":

@@ -8,6 +8,7 @@ center per row of a batch; an updater says how the centers move.
 from tf_centers.losses import center_loss
 from tf_centers.nearest import NearestCenters, nearest_centers
 from tf_centers.ops import get_embed_centers, lookup_embed_centers, update_embed_centers
+from tf_centers.summaries import summarize_centers
 from tf_centers.tables import EmbedCenters
 from tf_centers.updaters import CumulativeMean, ExponentialWindow, WenUpdate
 from tf_centers.variables import create_embed_centers
@@ -24,5 +25,6 @@ __all__ = [
     "get_embed_centers",
     "lookup_embed_centers",
     "nearest_centers",
+    "summarize_centers",
     "update_embed_centers",
 ]

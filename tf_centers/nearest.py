@@ -81,7 +81,7 @@ def nearest_centers(
         labels, squares = [], []
         for shard, start in zip(table.shards, table.starts):
             with on_machine_of(shard.ctrs):
-                found = _search_shard(tf.identity(embeds), shard, k)
+                found = search_shard(tf.identity(embeds), shard, k)
                 found_labels = tf.where(found.labels < 0, found.labels, found.labels + start)
             labels.append(found_labels)
             squares.append(found.distances)
@@ -95,8 +95,11 @@ def nearest_centers(
         return NearestCenters(tf.stop_gradient(labels), tf.stop_gradient(distances))
 
 
-def _search_shard(embeds: tf.Tensor, shard: EmbedCenters, k: int) -> NearestCenters:
-    """The nearest k, or all, of the classes of a shard, and their squared distances in float64."""
+def search_shard(embeds: tf.Tensor, shard: EmbedCenters, k: int) -> NearestCenters:
+    """The nearest k, or all, of the classes of a shard, and their squared distances in float64.
+
+    The shard may also be one of tensors.
+    """
     num_classes, num_dims = shard.ctrs.shape.as_list()
     k = min(k, num_classes)
     # Ref variables cannot enter every kind of loop, but their values can.

@@ -1,0 +1,265 @@
+"""The summaries of centers, against NumPy over all pairs of classes."""
+
+import os
+
+import numpy as np
+import pytest
+import tensorflow
+import tensorflow.compat.v1 as tf
+from helpers import initialized_session, make_centers, make_ctrs, state_bits
+
+import tf_centers
+from tf_centers import summaries
+
+# The two that lie closest, 5 and 6, are not both seen; nor is the one farthest out, 2.
+TABLE = np.array(
+    [[4, 0, 3], [-6, 2, 3], [90, 0, 0], [1, 1, 1], [8, -1, 4], [0, 12, 5], [0.5, 12, 5]], float
+)
+COUNTS = np.array([3, 1, 0, 250, 2, 0, 9])
+COUNT_TAGS = {"share_of_classes_seen", "mean_count", "min_count", "max_count"}
+
+
+def expected(table, counts=None):
+    """What is to be shown of centers, all of them finite, with tags as keys."""
+    found = {}
+    if counts is not None:
+        counts = np.array(counts)
+        found["share_of_classes_seen"] = sum(counts > 0) / len(counts)
+        found["mean_count"] = sum(counts) / len(counts)
+        found["min_count"], found["max_count"] = min(counts), max(counts)
+    seen = [row for i, row in enumerate(table) if counts is None or counts[i] > 0]
+    norms = [sum(row**2) ** 0.5 for row in seen]
+    if norms:
+        found["norms"] = (len(norms), min(norms), max(norms), sum(norms))
+        found["mean_norm"] = sum(norms) / len(norms)
+    gaps = [sum((a - b) ** 2) ** 0.5 for i, a in enumerate(seen) for b in seen[:i]]
+    if gaps:
+        found["inter_class_distance"] = min(gaps)
+    return found
+
+
+def shown(serialized, scope="summarize_centers"):
+    """The values of a summary, with what follows the scope in their tags as keys."""
+    found = {}
+    for value in tf.Summary.FromString(serialized).value:
+        assert value.tag.startswith(scope + "/")
+        tag = value.tag[len(scope) + 1 :]
+        assert tag not in found
+        histo = value.histo
+        found[tag] = value.simple_value
+        if value.HasField("histo"):
+            found[tag] = (histo.num, histo.min, histo.max, histo.sum)
+            assert sum(histo.bucket) == histo.num
+    return found
+
+
+def assert_shown(found, wanted, rtol=1e-6):
+    assert set(found) == set(wanted)
+    for tag in wanted:
+        np.testing.assert_allclose(found[tag], wanted[tag], rtol=rtol, err_msg=tag)
+
+
+def run(centers, **kwargs):
+    summary = tf_centers.summarize_centers(centers, **kwargs)
+    assert summary.dtype == tf.string and summary.shape.as_list() == []
+    with initialized_session() as session:
+        before = state_bits(session, *tf.global_variables())
+        found = session.run(summary)
+        assert state_bits(session, *tf.global_variables()) == before
+    return shown(found, kwargs.get("name", "summarize_centers"))
+
+
+def make(use_resource, table=TABLE, counts=COUNTS, dtype=tf.float32):
+    ctrs = make_ctrs(use_resource, np.shape(table), dtype, table)
+    if counts is None:
+        return ctrs
+    initial = np.array(counts, np.int64)
+    return tf_centers.EmbedCenters(
+        ctrs, tf.get_variable("n", initializer=initial, use_resource=use_resource)
+    )
+
+
+@pytest.mark.parametrize("counts", [COUNTS, None], ids=["counted", "bare"])
+def test_agrees_with_numpy(counts, use_resource, control_flow):
+    wanted = expected(TABLE, counts)
+    # By hand: of those seen, class 0 is nearest to class 3 at sqrt(9 + 1 + 4), and to class 4 at
+    # sqrt(16 + 1 + 1); without counts, class 5 is at 0.5 from class 6.
+    by_hand = 14**0.5 if counts is not None else 0.5
+    assert wanted["inter_class_distance"] == pytest.approx(by_hand)
+    assert_shown(run(make(use_resource, counts=counts)), wanted)
+
+
+@pytest.mark.parametrize("shards", [1, 3])
+def test_shards(shards, use_resource):
+    with tf.variable_scope(
+        "", partitioner=tf.fixed_size_partitioner(shards), use_resource=use_resource
+    ):
+        centers = tf_centers.create_embed_centers(7, 3, initializer=TABLE)
+    starts = np.cumsum([0] + [v.shape.as_list()[0] for v in centers.counts])
+    counts = [COUNTS[start:end] for start, end in zip(starts, starts[1:])]
+    assign = [tf.assign(v, part) for v, part in zip(centers.counts, counts)]
+    summary = tf_centers.summarize_centers("embed", name="shards")
+    with initialized_session() as session:
+        session.run(assign)
+        assert_shown(shown(session.run(summary), "shards"), expected(TABLE, COUNTS))
+
+
+@pytest.mark.parametrize("dtype", [tf.float16, tf.bfloat16, tf.float64], ids=lambda d: d.name)
+def test_dtypes(dtype, use_resource):
+    # These all have few enough digits for a bfloat16, but not their norms.
+    assert_shown(run(make(use_resource, dtype=dtype)), expected(TABLE, COUNTS))
+
+
+def test_far_from_zero_and_close_to_each_other(use_resource):
+    table = 1000 + np.random.RandomState(0).randn(6, 4).astype(np.float32)
+    assert_shown(run(make(use_resource, table, None)), expected(np.float64(table)))
+
+
+def test_one_class(use_resource):
+    found = run(make(use_resource, [[3.0, 4.0]], [7]))
+    assert_shown(found, expected(np.array([[3.0, 4.0]]), [7]))
+    assert "inter_class_distance" not in found and found["norms"] == (1, 5, 5, 5)
+
+
+def test_nothing_seen_and_then_one_class_and_then_two(use_resource):
+    centers = make_centers(tf_centers, use_resource, 4, 2)
+    labels = tf.placeholder(tf.int32, [1])
+    update = tf_centers.update_embed_centers(
+        [[0.0, 2.0]] + tf.cast(labels[:, None], tf.float32), labels, tf_centers.CumulativeMean()
+    )
+    summary = tf_centers.summarize_centers(centers)
+    with initialized_session() as session:
+        found = shown(session.run(summary))
+        assert found == dict.fromkeys(COUNT_TAGS, 0)
+        session.run(update, {labels: [3]})
+        found = shown(session.run(summary))
+        assert set(found) == COUNT_TAGS | {"norms", "mean_norm"}
+        assert found["share_of_classes_seen"] == 0.25 and found["mean_norm"] == pytest.approx(
+            34**0.5
+        )
+        session.run(update, {labels: [1]})
+        found = shown(session.run(summary))
+        assert found["share_of_classes_seen"] == 0.5 and found["mean_count"] == 0.5
+        assert found["inter_class_distance"] == pytest.approx(8**0.5)
+
+
+def test_two_centers_in_one_place(use_resource):
+    table = np.random.RandomState(1).randn(5, 3)
+    table[4] = table[1]
+    assert run(make(use_resource, table, None))["inter_class_distance"] == 0.0
+
+
+@pytest.mark.parametrize("counted", [False, True])
+@pytest.mark.parametrize("bad", [np.nan, -np.inf])
+def test_centers_that_are_not_finite_are_left_out(bad, counted, use_resource):
+    table, counts = TABLE.copy(), COUNTS if counted else None
+    table[3, 1] = bad
+    wanted = expected(np.delete(table, 3, 0), np.delete(COUNTS, 3) if counted else None)
+    found = run(make(use_resource, table, counts))
+    for tag in COUNT_TAGS & set(found):
+        assert found.pop(tag) == pytest.approx(expected(TABLE, counts)[tag])
+        del wanted[tag]
+    assert_shown(found, wanted)
+
+
+def test_no_finite_center_at_all(use_resource):
+    assert run(make(use_resource, np.full([3, 2], np.nan), None)) == {}
+
+
+@pytest.mark.parametrize("counted", [False, True])
+def test_a_sample_of_many_classes(counted, use_resource, monkeypatch):
+    monkeypatch.setattr(summaries, "_MOST_NORMS", 6)
+    monkeypatch.setattr(summaries, "_MOST_PAIRED", 4)
+    table = 50.0 * np.random.RandomState(2).randn(20, 3)
+    counts = np.arange(20) % 5 if counted else None
+    sample = [0, 3, 6, 10, 13, 16]
+    paired = [0, 3, 10, 13]  # numbers 0, 1, 3 and 4 of those
+    found = run(make(use_resource, table, counts))
+    wanted = expected(table, counts)
+    part = None if counts is None else counts[sample]
+    for tag in ("norms", "mean_norm"):
+        assert found[tag] != pytest.approx(wanted[tag])
+        wanted[tag] = expected(table[sample], part)[tag]
+    distance = expected(table[paired], None if counts is None else counts[paired])
+    assert found["inter_class_distance"] > 1.01 * wanted["inter_class_distance"]
+    wanted["inter_class_distance"] = distance["inter_class_distance"]
+    assert_shown(found, wanted)
+
+
+def test_bounds_are_as_documented(use_resource):
+    said = tf_centers.summarize_centers.__doc__
+    assert f"C is at most {summaries._MOST_NORMS:,}" in " ".join(said.split())
+    assert f"C is at most {summaries._MOST_PAIRED:,}" in " ".join(said.split())
+    line = 3.0 * np.arange(40000)
+    line[[-2, -1]] = line[:2] + 1.0  # outside the sample of every 2.44th class
+    found = run(make(use_resource, line[:, None], None))
+    assert found["norms"][0] == 16384
+    assert found["inter_class_distance"] == 3 * np.diff(np.arange(2048) * 8 * 40000 // 16384).min()
+    for op in tf.get_default_graph().get_operations():
+        if op.type == "Const":
+            assert op.outputs[0].shape.num_elements() < 100 or op.name.startswith("embed")
+
+
+def test_collection_holds_each_summary_once(use_resource):
+    centers = make(use_resource)
+    summary = tf_centers.summarize_centers(centers)
+    assert summary not in tf.get_collection(tf.GraphKeys.SUMMARIES)
+    assert len(tf.get_collection(tf.GraphKeys.SUMMARIES)) == len(COUNT_TAGS) + 3
+    everything = tf.summary.merge_all()
+    with initialized_session() as session:
+        together, alone = session.run([everything, summary])
+    assert_shown(shown(together), expected(TABLE, COUNTS))
+    assert shown(together) == shown(alone)
+
+
+def test_several_sets_of_centers_and_names(use_resource):
+    with tf.variable_scope("tower"):
+        make_ctrs(use_resource, TABLE.shape, initial=TABLE)
+        first = tf_centers.summarize_centers(name="first")
+    make_ctrs(use_resource, TABLE.shape, initial=2 * TABLE, scope="other")
+    tf_centers.summarize_centers("other", name="second")
+    everything = tf.summary.merge_all()
+    with initialized_session() as session:
+        values = tf.Summary.FromString(session.run(everything)).value
+        assert_shown(shown(session.run(first), "tower/first"), expected(TABLE))
+    assert sorted(v.tag for v in values) == sorted(
+        f"{scope}/{tag}" for scope in ("tower/first", "second") for tag in expected(TABLE)
+    )
+
+
+def test_in_a_monitored_session(tmp_path, use_resource):
+    tf_centers.summarize_centers(make(use_resource), name="centers")
+    step = tf.assign_add(tf.train.get_or_create_global_step(), 1)
+    with tf.train.MonitoredTrainingSession(
+        summary_dir=str(tmp_path), save_summaries_steps=1, log_step_count_steps=None
+    ) as session:
+        session.run(step)
+    found = [
+        event.summary.SerializeToString()
+        for name in os.listdir(str(tmp_path))
+        for event in tf.train.summary_iterator(str(tmp_path / name))
+        if event.summary.value
+    ]
+    assert len(found) == 1
+    assert_shown(shown(found[0], "centers"), expected(TABLE, COUNTS))
+
+
+def test_what_is_no_set_of_centers():
+    with pytest.raises(ValueError, match="^summarize_centers: no variable nowhere/ctrs"):
+        tf_centers.summarize_centers("nowhere")
+    with pytest.raises(TypeError, match="^summarize_centers: centers must be"):
+        tf_centers.summarize_centers(3)
+    assert not tf.get_collection(tf.GraphKeys.SUMMARIES)
+
+
+@pytest.mark.eager
+@pytest.mark.skipif(not tf.executing_eagerly(), reason="TensorFlow 1.15 starts in graph mode")
+@pytest.mark.parametrize("how", ["eager", "function"])
+def test_outside_graphs(how):
+    ctrs = tensorflow.Variable(TABLE)
+
+    def call():
+        tf_centers.summarize_centers(ctrs)
+
+    with pytest.raises(RuntimeError, match="summarize_centers: summaries of a graph"):
+        (call if how == "eager" else tensorflow.function(call))()

@@ -1,0 +1,160 @@
+"""What TensorBoard shows of a set of centers."""
+
+from typing import List, Optional
+
+import tensorflow.compat.v1 as tf
+
+from tf_centers.autograph import as_written
+from tf_centers.nearest import search_shard
+from tf_centers.rows import loop_value, on_machine_of, outside_graphs
+from tf_centers.sharding import read_table
+from tf_centers.tables import EmbedCenters, Table
+from tf_centers.variables import CentersLike, find_table
+
+# What a summary reads and compares at most, so that its cost stays bounded whatever C is. The
+# distances among n classes are n * n * D multiplications.
+_MOST_NORMS = 16384
+_MOST_PAIRED = 2048
+
+
+@as_written
+def summarize_centers(centers: CentersLike = "embed", name: Optional[str] = None) -> tf.Tensor:
+    """Makes the summaries that show in TensorBoard how a set of centers does.
+
+    | tag, below the name of the scope | what it shows |
+    | --- | --- |
+    | `share_of_classes_seen` | share of the C classes whose count is above 0 |
+    | `mean_count`, `min_count`, `max_count` | rows that a class was updated with |
+    | `norms`, a histogram, and `mean_norm` | Euclidean norms of the centers |
+    | `inter_class_distance` | smallest Euclidean distance between the centers of two classes |
+
+    The first two lines are there where counts exist; classes never seen are then left out of the
+    other two. So is a center that is not finite. What has no value, such as a distance where fewer
+    than two classes are left, is left out of that summary.
+
+    Norms are of all classes where C is at most 16,384, and the distance is that of all pairs where
+    C is at most 2,048. Above that they are of so many classes, evenly spaced among the labels and
+    always the same. No other center is read, however large C is.
+
+    Like every op of `tf.summary`, each of them is in the collection `tf.GraphKeys.SUMMARIES`, where
+    `tf.summary.merge_all` and the hook of `MonitoredTrainingSession` find it. What is returned is
+    in no collection, so that nothing is shown twice. An update in the same `Session.run` may be in
+    the summary or not.
+
+    Args:
+      centers: as in `get_embed_centers`.
+      name: name of the scope of the ops, with which the tags begin. Give one for each set of
+        centers in a graph.
+
+    Returns:
+      A scalar string tensor, all of these summaries in one, for `FileWriter.add_summary`.
+
+    Raises:
+      TypeError, ValueError: centers that are missing, or are none, as in `get_embed_centers`.
+      RuntimeError: called eagerly or inside a `tf.function` of TF2 code, where no summary of a
+        graph is ever written.
+
+    Example:
+      >>> ctrs = tf.get_variable("ctrs", initializer=[[3.0, 4.0], [3.0, 2.0], [0.0, 0.0]])
+      >>> summary = summarize_centers(ctrs, name="centers")
+      >>> sess = tf.Session()
+      >>> sess.run(tf.global_variables_initializer())
+      >>> shown = tf.Summary.FromString(sess.run(summary))
+      >>> [value.tag for value in shown.value]
+      ['centers/norms', 'centers/mean_norm', 'centers/inter_class_distance']
+      >>> shown.value[2].simple_value
+      2.0
+    """
+    caller = "summarize_centers"
+    if outside_graphs():
+        raise RuntimeError(
+            f"{caller}: summaries of a graph are never written here, called eagerly or inside a "
+            "tf.function; expected a graph of TensorFlow 1, such as after "
+            "tf.disable_eager_execution()"
+        )
+    with tf.name_scope(name, caller):
+        table = find_table(caller, centers)
+        sample = _read_sample(table)
+        norms = _norms(sample)
+        distance = _smallest_distance(sample)
+        summaries = _summarize_counts(table) if table.has_counts else []
+        some = tf.size(norms) > 0
+        summaries += [
+            _where(some, tf.summary.histogram("norms", norms, collections=[])),
+            _where(some, _scalar("mean_norm", tf.reduce_mean(norms))),
+            _where(tf.is_finite(distance), _scalar("inter_class_distance", distance)),
+        ]
+        for summary in summaries:
+            tf.add_to_collection(tf.GraphKeys.SUMMARIES, summary)
+        return tf.summary.merge(summaries)
+
+
+def _scalar(tag: str, value: tf.Tensor) -> tf.Tensor:
+    return tf.summary.scalar(tag, value, collections=[])
+
+
+def _where(defined: tf.Tensor, summary: tf.Tensor) -> tf.Tensor:
+    """The summary, or an empty one; no tf.cond, whose name would be in the tag."""
+    return tf.where(defined, summary, tf.constant(b""))
+
+
+def _summarize_counts(table: Table) -> List[tf.Tensor]:
+    """Of all classes; four numbers cross the network for each shard."""
+    seen, sums, least, most = [], [], [], []
+    for shard in table.shards:
+        with on_machine_of(shard.counts):
+            counts = tf.identity(loop_value(shard.counts))
+            seen.append(tf.count_nonzero(counts > 0))
+            sums.append(tf.reduce_sum(counts))
+            least.append(tf.reduce_min(counts))
+            most.append(tf.reduce_max(counts))
+    num_classes = table.shape[0]
+    return [
+        _scalar("share_of_classes_seen", tf.add_n(seen) / num_classes),
+        _scalar("mean_count", tf.add_n(sums) / num_classes),
+        _scalar("min_count", tf.reduce_min(tf.stack(least))),
+        _scalar("max_count", tf.reduce_max(tf.stack(most))),
+    ]
+
+
+def _read_sample(table: Table) -> EmbedCenters:
+    """The centers, as tensors, of all classes or of those spaced evenly among too many."""
+    num_classes, num_dims = table.shape
+    labels = _spread(num_classes, _MOST_NORMS)
+    shape = labels.shape.as_list() + [num_dims]
+    ctrs = tf.reshape(read_table(table, labels), shape)
+    if not table.has_counts:
+        return EmbedCenters(ctrs)
+    columns = table._replace(shards=tuple(EmbedCenters(shard.counts) for shard in table.shards))
+    return EmbedCenters(ctrs, tf.reshape(read_table(columns, labels), shape[:1]))
+
+
+def _spread(size: int, most: int) -> tf.Tensor:
+    """Indices [0, size), or as many as allowed of them; made by ops, which a graph can hold."""
+    count = min(size, most)
+    return tf.range(count, dtype=tf.int64) * size // count
+
+
+def _norms(sample: EmbedCenters) -> tf.Tensor:
+    """Norms of the finite centers of classes seen: TensorFlow refuses a histogram of others."""
+    norms = tf.sqrt(tf.reduce_sum(tf.square(tf.cast(sample.ctrs, tf.float64)), axis=1))
+    kept = tf.is_finite(norms)
+    if sample.counts is not None:
+        kept = tf.logical_and(kept, sample.counts > 0)
+    return tf.boolean_mask(norms, kept)
+
+
+def _smallest_distance(sample: EmbedCenters) -> tf.Tensor:
+    """Of two finite centers of classes seen; infinite where there are no two."""
+    infinity = tf.constant(float("inf"), tf.float64)
+    places = _spread(sample.ctrs.shape.as_list()[0], _MOST_PAIRED)
+    count = places.shape.as_list()[0]
+    if count < 2:
+        return infinity
+    ctrs = tf.gather(sample.ctrs, places)
+    counts = None if sample.counts is None else tf.gather(sample.counts, places)
+    # The nearest to a center is itself, or another one in the same place.
+    squares = search_shard(ctrs, EmbedCenters(ctrs, counts), k=2).distances[:, 1]
+    if counts is not None:
+        squares = tf.where(counts > 0, squares, tf.fill([count], infinity))
+    return tf.sqrt(tf.reduce_min(squares))
