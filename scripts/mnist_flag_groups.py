@@ -6,7 +6,7 @@ from mnist_run import NETWORKS, UPDATERS
 
 # Steps of training unless told otherwise.
 _NARROW_DIMS = 8
-_NARROW_STEPS = 8000
+_NARROW_STEPS = 6000
 _WIDE_STEPS = 2000
 
 GROUPS = (
