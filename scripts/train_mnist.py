@@ -21,6 +21,7 @@ from absl import app, flags, logging
 from mnist_cluster_flags import Cluster, check_port, cluster_of, define_cluster_flags
 from mnist_data import Digits, load_digits
 from mnist_flags import define_number
+from mnist_lock import locked
 from mnist_run import (
     SETTINGS_FILE,
     InputError,
@@ -30,6 +31,7 @@ from mnist_run import (
     identity,
     write_json,
 )
+from mnist_signals import Interrupted, sigterm_interrupts
 
 _UPDATERS = ("exponential", "cumulative", "wen", "none")
 
@@ -63,7 +65,8 @@ _NUMBERS = (
         1,
         10**9,
         "Steps in all, those before a resumption and those of all workers included. A step that "
-        "another worker has begun by then is still made.",
+        "another worker has begun by then is still made. A run may be resumed with another number: "
+        "its learning rate then goes on along the cosine of that.",
     ),
     ("learning_rate", 0.002, float, 1e-9, 10, "First rate of Adam; it falls to 0 along a cosine."),
     (
@@ -150,27 +153,28 @@ def train_and_report(settings: Settings, digits: Digits, cluster: Optional[Clust
 
     Raises:
       InputError: something the user can put right. An earlier run that does not fit is as it was.
+      Interrupted: SIGINT or SIGTERM has come; nothing is lost.
     """
+    with locked(settings.model_dir), sigterm_interrupts():
+        _train_and_report(settings, digits, cluster)
+
+
+def _train_and_report(settings: Settings, digits: Digits, cluster: Optional[Cluster]) -> None:
+    import mnist_checkpoints
     import mnist_figures
     import mnist_model
     import mnist_training
 
     trained = identity(settings, digits.crc32())
-    checkpoint = mnist_model.open_checkpoint(settings.model_dir)
+    checkpoint = mnist_checkpoints.open_checkpoint(settings.model_dir)
     if checkpoint:
         check_identity(settings.model_dir, trained)
     model = mnist_model.build_model(settings, digits.train_images.shape[1:], digits.num_classes)
     if checkpoint:
-        mnist_model.check_fits(checkpoint, settings.model_dir)
-    start = int(checkpoint.get_tensor("global_step")) if checkpoint else 0
+        mnist_checkpoints.check_fits(checkpoint, settings.model_dir)
+    start = checkpoint.step if checkpoint else 0
 
-    try:
-        os.makedirs(settings.model_dir, exist_ok=True)
-    except OSError as error:
-        raise InputError(
-            f"flag --model_dir={settings.model_dir}: expected a folder to write in, found: "
-            f"{error.strerror}"
-        ) from error
+    mnist_checkpoints.adopt(checkpoint, settings.model_dir)
     write_json(os.path.join(settings.model_dir, SETTINGS_FILE), trained)
     logging.info(
         "%s: %d images to train on, %d to test on, %d classes",
@@ -225,6 +229,9 @@ def main(argv: List[str]) -> int:
         return _fail(f"{error}; pip install '.[train]' in the folder above scripts installs it all")
     except (InputError, OSError) as error:
         return _fail(str(error))
+    except Interrupted as interrupted:
+        print(f"train_mnist.py: {interrupted}", file=sys.stderr)
+        return interrupted.exit_code
     except KeyboardInterrupt:
         print("train_mnist.py: interrupted; the same command resumes", file=sys.stderr)
         return 130
