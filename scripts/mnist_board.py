@@ -6,6 +6,7 @@ from typing import Any, Dict
 
 import numpy as np
 import tensorflow.compat.v1 as tf
+from mnist_checkpoints import writing_events
 from mnist_evaluation import Evaluation
 from mnist_run import replacing
 
@@ -43,7 +44,8 @@ def add_scalars(
     for name, value in values.items():
         if value is not None:
             summary.value.add(tag=f"{group}/{name}", simple_value=value)
-    writer.add_summary(summary, step)
+    with writing_events(writer.get_logdir()):
+        writer.add_summary(summary, step)
 
 
 def write_projector(model_dir: str, images: np.ndarray, evaluation: Evaluation) -> None:

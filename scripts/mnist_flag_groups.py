@@ -82,7 +82,9 @@ GROUPS = (
                 None,
                 Number("STEPS", int, 1, 10**9),
                 "Steps in all, those before a resumption and those of all workers included. A "
-                "step that another worker has begun by then is still made. Empty: "
+                "step that another worker has begun by then is still made. A run may be resumed "
+                "with another number: its learning rate then goes on along the cosine of that. "
+                "Empty: "
                 f"{_NARROW_STEPS:,} where --embed_dims is below {_NARROW_DIMS}, since so narrow an "
                 f"embedding is slow to learn, else {_WIDE_STEPS:,}.",
             ),
