@@ -151,6 +151,8 @@ BAD_FLAGS = [
     ("--no_such_flag=1", r"no_such_flag"),
     ("--batch_sizes=1", r"'batch_sizes'. Did you mean: batch_size"),
     ("--seed", r"[Mm]issing value for flag --seed"),
+    ("--network=lenet", r"--network=lenet: expected one of light, lenet_pp"),
+    ("--compare=maybe", r"--compare=maybe: expected true or false"),
     ("--nohelp=1", r"flag --nohelp=1 does not take an argument"),
     ("stray", r"'stray'"),
 ]
@@ -244,9 +246,10 @@ def test_many_classes_in_a_picture():
     labels = np.arange(3000) % 1500
     points = np.random.RandomState(0).randn(3000, 2)
     axes = Figure().add_subplot(1, 1, 1)
-    mnist_figures.draw_panel(
+    classes = mnist_figures.draw_panel(
         axes, mnist_figures.Panel(points, labels, points[:1500] + 9, labels[:1500])
     )
+    mnist_figures.add_legend(axes, classes)
     assert len(axes.collections) + len(axes.texts) < 200
     looks = {}
     for dots in axes.collections:
