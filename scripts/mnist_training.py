@@ -174,6 +174,7 @@ def report(settings: Settings, digits: Digits, model: Model) -> Report:
         "num_classes": digits.num_classes,
         "train_steps": int(step),
         "batch_size": settings.batch_size,
+        "network": settings.network,
         "embed_dims": settings.embed_dims,
         "updater": settings.updater,
         "centers": "means of the training embeddings" if settings.updater == "none" else "running",
