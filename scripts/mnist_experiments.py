@@ -96,7 +96,7 @@ def _train_and_report(settings: Settings, digits: Digits, cluster: Optional[Clus
     report = mnist_training.report(settings, digits, model)
     figure = os.path.join(settings.model_dir, "embeddings.png")
     title = (
-        f"{report.metrics['test_examples']} test images, --updater={settings.updater}: "
+        f"{report.metrics['test_examples']:,} test images, --updater={settings.updater}: "
         f"accuracy {report.metrics['test_accuracy']:.2%}"
     )
     mnist_figures.write_embeddings(figure, title, report.panel)
