@@ -58,7 +58,7 @@ def compare(settings: Settings, digits: Digits) -> None:
             updater=updater, model_dir=os.path.join(settings.model_dir, updater)
         )
         report = train_and_report(own, digits)
-        panels[f"{_name(own)}\n{_describe(report.metrics)}"] = report.panel
+        panels[_title(own, report.metrics)] = report.panel
         metrics[updater] = report.metrics
     path = os.path.join(settings.model_dir, "comparison.png")
     mnist_figures.write_comparison(path, panels)
@@ -106,19 +106,16 @@ def _train_and_report(settings: Settings, digits: Digits, cluster: Optional[Clus
     return report
 
 
-def _name(settings: Settings) -> str:
-    return {
+def _title(settings: Settings, metrics: Dict[str, Any]) -> str:
+    name = {
         "none": "softmax alone",
         "exponential": f"exponential window, decay {settings.decay:g}",
         "cumulative": "cumulative mean",
         "wen": f"Wen et al., alpha {settings.alpha:g}",
     }[settings.updater]
-
-
-def _describe(metrics: Dict[str, Any]) -> str:
     ratio = metrics["distance_ratio"]
     return (
+        f"{name}; distance ratio {'none' if ratio is None else format(ratio, '.1f')}\n"
         f"accuracy {metrics['test_accuracy']:.2%}, "
-        f"nearest center {metrics['nearest_center_accuracy']:.2%}, "
-        f"distance ratio {'none' if ratio is None else format(ratio, '.1f')}"
+        f"nearest center {metrics['nearest_center_accuracy']:.2%}"
     )
