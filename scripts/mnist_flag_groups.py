@@ -7,7 +7,7 @@ from mnist_run import NETWORKS, UPDATERS
 # Steps of training unless told otherwise.
 _NARROW_DIMS = 8
 _NARROW_STEPS = 6000
-_WIDE_STEPS = 2000
+_WIDE_STEPS = 3000
 
 GROUPS = (
     Group(

@@ -84,7 +84,7 @@ def test_flags_that_do_not_go_with_it(flag, message):
 
 
 def test_steps_unless_told_otherwise():
-    for flags, steps in ((["--embed_dims=2"], 6000), (["--embed_dims=7"], 6000), ([], 2000)):
+    for flags, steps in ((["--embed_dims=2"], 6000), (["--embed_dims=7"], 6000), ([], 3000)):
         assert train_mnist.parse_settings(["train_mnist.py"] + flags).train_steps == steps
     told = ["train_mnist.py", "--embed_dims=2", "--train_steps=5"]
     assert train_mnist.parse_settings(told).train_steps == 5
