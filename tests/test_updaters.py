@@ -265,6 +265,20 @@ def test_decay_at_the_ends_of_its_range(decay, expected, formulation):
         assert session.run(result).tolist() == [[expected], [expected]]
 
 
+@pytest.mark.parametrize("rate, window, wen", [(0.0, 9.0, 2.0), (1.0, 2.0, 5.5)])
+def test_rate_as_tensor_at_the_ends_of_its_range(rate, window, wen):
+    # By a schedule that ends at a bound; 2 + 1 * (9 - 2) / (1 + 1) with an alpha of 1.
+    holder = tf.placeholder(tf.float32, [])
+    updaters = [tf_centers.ExponentialWindow(holder), tf_centers.WenUpdate(holder)]
+    found = []
+    for updater in updaters:
+        with tf.variable_scope(type(updater).__name__):
+            centers = tf_centers.create_embed_centers(2, 1, initializer=[[2.0], [2.0]])
+        found.append(tf_centers.get_embed_centers([[9.0]], [1], updater, centers))
+    with initialized_session() as session:
+        assert session.run(found, {holder: rate}) == [[[window]], [[wen]]]
+
+
 @pytest.mark.parametrize(
     "make, message",
     [
