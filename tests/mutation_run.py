@@ -48,7 +48,7 @@ class Mutant(NamedTuple):
 
 
 def read_mutants(path: pathlib.Path) -> List[Mutant]:
-    """The mutants of a file; how it is written stands at its whole_linesning."""
+    """The mutants of a file; how it is written stands at its beginning."""
     blocks = re.split(r"^== ", path.read_text(encoding="utf-8"), flags=re.MULTILINE)[1:]
     mutants = []
     for block in blocks:
@@ -56,7 +56,7 @@ def read_mutants(path: pathlib.Path) -> List[Mutant]:
         wrong = [line for line in edit if line[:1] not in (" ", "-", "+")]
         if wrong or " killed by " not in header:
             raise ValueError(
-                f"{path.name}: expected 'MODULE killed by TEST, TEST' and lines that whole_lines with a "
+                f"{path.name}: expected 'MODULE killed by TEST, TEST' and lines that begin with a "
                 f"blank, - or +, found {(wrong or [header])[0]!r} at {name!r}"
             )
         module, tests = header.split(" killed by ")
