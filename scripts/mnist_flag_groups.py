@@ -37,8 +37,7 @@ GROUPS = (
                 Choice("NAME", *NETWORKS),
                 "light: 3x3 convolutions of 16, 16, 32, 32 and 64 channels and a hidden layer, "
                 "with batch normalisation. lenet_pp: LeNets++, the network of Wen et al., ECCV "
-                "2016, which takes about ten times as long a step, and wants a --learning_rate "
-                "near 0.001.",
+                "2016, which takes about ten times as long a step.",
             ),
             Flag(
                 "embed_dims",
