@@ -7,6 +7,16 @@ import tensorflow.compat.v1 as tf
 
 # All different, so that no mistake of an axis goes unseen.
 B, C, D = 12, 7, 5
+FORMULATIONS = ["very few classes", "few classes", "many classes"]
+
+
+def choose_formulation(monkeypatch, name):
+    """Has updates built as with so many classes, however many there are."""
+    from tf_centers import moves
+
+    few = name != "many classes"
+    monkeypatch.setattr(moves, "_FEW_CLASSES", 10**9 if few else 0)
+    monkeypatch.setattr(moves, "_VERY_FEW_CLASSES", 0 if name == "few classes" else 10**9)
 
 
 def make_ctrs(use_resource, shape=(C, D), dtype=tf.float32, initial=None, scope="embed"):
