@@ -11,8 +11,10 @@ _LENET_STAGES = ((32, 32), (64, 64), (128, 128))
 # Straight from the last feature map to two dims, training is slow to find its way.
 _LIGHT_HIDDEN = 64
 _LEAK = 0.1
-# What one batch changes of the moments that normalise at test time.
-_MOMENT_RATE = 0.01
+# The moments that normalise at test time are averages over about so many steps at most, and over
+# the last fifth of those so far: early weights change fast, and so do what they give rise to.
+_MOST_STEPS = 100.0
+_SHARE_OF_STEPS = 5.0
 
 
 def embed_images(
@@ -125,8 +127,11 @@ def _normalize(hidden: tf.Tensor, is_training: tf.Tensor) -> tf.Tensor:
         return normalized, tf.identity(mean), tf.identity(variance)
 
     normalized, batch_mean, batch_variance = tf.cond(is_training, by_batch, by_moments)
+    step = tf.cast(tf.train.get_or_create_global_step(), tf.float32)
+    # 1 at first, so that the initial values are forgotten.
+    rate = tf.maximum(1.0 / _MOST_STEPS, _SHARE_OF_STEPS / (_SHARE_OF_STEPS + step))
     for moment, found in ((mean, batch_mean), (variance, batch_variance)):
-        follow = tf.assign_sub(moment, _MOMENT_RATE * (moment - found))
+        follow = tf.assign_sub(moment, rate * (moment - found))
         tf.add_to_collection(tf.GraphKeys.UPDATE_OPS, follow.op)
     return normalized if hidden.shape.ndims == 4 else normalized[:, 0, 0, :]
 
