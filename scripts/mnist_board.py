@@ -36,15 +36,17 @@ embeddings {{
 """
 
 
-def add_scalars(
-    writer: tf.summary.FileWriter, group: str, values: Dict[str, Any], step: int
-) -> None:
-    """Adds one curve point for each value that is not None, under `<group>/<name>`."""
+def add_scalars(model_dir: str, group: str, values: Dict[str, Any], step: int) -> None:
+    """Adds one curve point for each value that is not None, under `<group>/<name>`.
+
+    Raises:
+      InputError: `model_dir` cannot be written.
+    """
     summary = tf.Summary()
     for name, value in values.items():
         if value is not None:
             summary.value.add(tag=f"{group}/{name}", simple_value=value)
-    with writing_events(writer.get_logdir()):
+    with writing_events(model_dir) as writer:
         writer.add_summary(summary, step)
 
 

@@ -66,7 +66,8 @@ def build_model(
     is_training = tf.placeholder_with_default(False, [], name="is_training")
     step_seconds = tf.placeholder_with_default(tf.zeros([], tf.float64), [], name="step_seconds")
 
-    embed = embed_images(settings.network, images, settings.embed_dims, is_training)
+    global_step = tf.train.get_or_create_global_step()
+    embed = embed_images(settings.network, images, settings.embed_dims, is_training, global_step)
     logits = classify(embed, num_classes)
     with _sharded(num_shards):
         centers = tf_centers.create_embed_centers(num_classes, settings.embed_dims, scope="embed")
@@ -89,7 +90,6 @@ def build_model(
         losses["center_loss"] = tf.reduce_mean(tf_centers.center_loss(embed, ctrs_rows))
         losses["total_loss"] += settings.center_loss_weight * losses["center_loss"]
 
-    global_step = tf.train.get_or_create_global_step()
     rate = _learning_rate(settings, global_step)
     train_seconds = tf.get_variable(
         "train_seconds", [], tf.float64, tf.zeros_initializer(), trainable=False

@@ -84,7 +84,6 @@ def train(
         max_shift=min(digits.train_images.shape[1:]) // _PIXELS_PER_SHIFT,
         worker=worker,
     )
-    writer = tf.summary.FileWriterCache.get(settings.model_dir) if worker == 0 else None
     step = int(run_bare(model.global_step, {}))
     made, seconds = 0, 0.0
     with Progress(step, settings.train_steps) as progress:
@@ -92,27 +91,28 @@ def train(
             began = time.perf_counter()
             images, labels = batches.at(step)
             feed = {model.images: images, model.labels: labels, model.is_training: True}
-            if writer is not None:  # One clock is enough.
+            if worker == 0:  # One clock is enough.
                 feed[model.step_seconds] = seconds
             before = step
             step, losses = _run_step(session, settings, model, feed, before + 1)
             made += 1
             seconds = time.perf_counter() - began
             progress.reach(step)
-            if writer is None:
+            if worker != 0:
                 continue
             # With other workers at work, a worker does not see every step.
             if step // _SUMMARY_EVERY > before // _SUMMARY_EVERY:
-                add_scalars(writer, "train", losses, step)
+                add_scalars(settings.model_dir, "train", losses, step)
                 if settings.updater != "none" and step < settings.train_steps:
-                    writer.add_summary(run_bare(model.center_summary, {}), step)
+                    with writing_events(settings.model_dir) as writer:
+                        writer.add_summary(run_bare(model.center_summary, {}), step)
             every = settings.eval_every
             # The last step is measured once it is over, with its report.
             if every and step // every > before // every and step < settings.train_steps:
                 measured = scores(evaluate(run_bare, model, digits))
                 if settings.updater == "none":
                     del measured["nearest_center_accuracy"]  # No centers before the final report.
-                add_scalars(writer, "test", measured, step)
+                add_scalars(settings.model_dir, "test", measured, step)
                 progress.log(_describe(step, {**losses, **measured}))
     return made
 
@@ -161,9 +161,8 @@ def report(settings: Settings, digits: Digits, model: Model) -> Report:
     if not np.isfinite(evaluation.embeddings).all():
         raise _diverged(settings, int(step))
     measured = scores(evaluation)
-    writer = tf.summary.FileWriterCache.get(settings.model_dir)
-    add_scalars(writer, "test", measured, int(step))
-    with writing_events(settings.model_dir):
+    add_scalars(settings.model_dir, "test", measured, int(step))
+    with writing_events(settings.model_dir) as writer:
         writer.add_summary(center_summary, int(step))
         writer.flush()
     write_projector(settings.model_dir, digits.test_images, evaluation)

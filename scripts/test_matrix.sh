@@ -4,9 +4,10 @@
 #
 #   bash scripts/test_matrix.sh [FOLDER [PYTEST_ARGUMENT ...]]
 #
-# FOLDER keeps the environments for the next time; without it they are made in a temporary one. With
-# arguments for pytest, only what they say is run, and the README stays as it is. JOBS (2) is the
-# number of processes. What is committed is tested. Ends with 1 where a test failed.
+# FOLDER keeps the environments for the next time (delete one to have it made anew); without it they
+# are made in a temporary one. With arguments for pytest, only what they say is run, and the README
+# stays as it is. JOBS (2) is the number of processes. What is committed is tested. Ends with 1 where
+# a test failed.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 root=$PWD

@@ -4,25 +4,29 @@ python tests/mutation_run.py [--list] [--only=NAME ...]
 
 Each edit is made in a copy of the package and runs the tests that it names, up to the first that
 fails; those tests pass on the copy without it, which is tried first. A mutant survives where they
-pass. Ends with 1 where one survives, or tells nothing: an edit whose old text is not in its module
-exactly once, or tests that fail for another reason than an assertion or an error of their own. On
-the newest TensorFlow; the tests that name TF2 are skipped on TensorFlow 1.15, where they find none.
+pass. Ends with 1 where one survives, or tells nothing: its old text is not in its module exactly
+once, or its tests do not even run. For the newest TensorFlow: on TensorFlow 1.15 the tests of TF2
+are skipped, and find nothing. TensorFlow is imported once, and every run is a fork: no Windows.
 """
 
 import argparse
 import os
 import pathlib
 import re
+import runpy
 import shutil
-import subprocess
+import signal
 import sys
 import tempfile
+import time
 from typing import List, NamedTuple, Tuple
+
+import pytest
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 TIMEOUT = 600  # seconds for one mutant; nothing takes that long unless it hangs
 # What pytest returns.
-PASSED, FAILED = 0, 1
+PASSED, FAILED, INTERNAL_ERROR = 0, 1, 3
 
 
 class Mutant(NamedTuple):
@@ -67,22 +71,44 @@ def read_mutants(path: pathlib.Path) -> List[Mutant]:
 
 def run_tests(tree: pathlib.Path, tests: List[str]) -> Tuple[int, str]:
     """What pytest returns for tests of a tree, and what it says."""
-    command = [sys.executable, "-m", "pytest", "-q", "-x", "--tb=line", "-p", "no:cacheprovider"]
+    with tempfile.TemporaryFile() as output:
+        child = os.fork()
+        if child == 0:
+            code = INTERNAL_ERROR
+            try:
+                for stream in (1, 2):
+                    os.dup2(output.fileno(), stream)
+                code = _run_pytest(tree, tests)
+            finally:
+                sys.stdout.flush()
+                os._exit(code)  # Whatever threads a mutant has left hanging.
+        code = _wait_for(child)
+        output.seek(0)
+        return code, output.read().decode("utf-8", "replace")
+
+
+def _run_pytest(tree: pathlib.Path, tests: List[str]) -> int:
+    os.chdir(str(tree))
+    sys.path[0] = str(tree)  # in the place of the folder of this script
     # A .pyc file could not be told from that of the next edit, made in the same second.
-    environment = dict(os.environ, PYTHONPATH=str(tree), PYTHONDONTWRITEBYTECODE="1", COLUMNS="200")
-    environment["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"  # No test here needs one.
-    try:
-        result = subprocess.run(
-            command + [f"tests/{test}" for test in tests],
-            cwd=str(tree),
-            env=environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            timeout=TIMEOUT,
-        )
-    except subprocess.TimeoutExpired:
-        return -1, f"no end after {TIMEOUT} seconds"
-    return result.returncode, result.stdout.decode("utf-8", "replace")
+    sys.dont_write_bytecode = True
+    os.environ["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"  # No test of these needs one.
+    os.environ["COLUMNS"] = "200"
+    options = ["-q", "-x", "--tb=line", "-p", "no:cacheprovider"]
+    return int(pytest.main(options + [f"tests/{test}" for test in tests]))
+
+
+def _wait_for(child: int) -> int:
+    """The code that a child ends with; below 0 where a signal ended it."""
+    end = time.monotonic() + TIMEOUT
+    while time.monotonic() < end:
+        ended, status = os.waitpid(child, os.WNOHANG)
+        if ended:
+            return os.WEXITSTATUS(status) if os.WIFEXITED(status) else -os.WTERMSIG(status)
+        time.sleep(0.02)
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    return -signal.SIGKILL
 
 
 def try_mutant(mutant: Mutant, tree: pathlib.Path) -> Tuple[str, str]:
@@ -106,12 +132,12 @@ def try_mutant(mutant: Mutant, tree: pathlib.Path) -> Tuple[str, str]:
     return "no verdict", said[-2000:]
 
 
-def main(arguments: List[str], root: pathlib.Path = ROOT) -> int:
+def main(arguments: List[str]) -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--list", action="store_true", help="only tell the names of the mutants")
     parser.add_argument("--only", action="append", metavar="NAME", help="only this mutant")
     flags = parser.parse_args(arguments)
-    mutants = read_mutants(root / "tests" / "mutants.txt")
+    mutants = read_mutants(ROOT / "tests" / "mutants.txt")
     if flags.list:
         print("\n".join(f"{mutant.name}  ({mutant.module})" for mutant in mutants))
         return 0
@@ -125,8 +151,9 @@ def main(arguments: List[str], root: pathlib.Path = ROOT) -> int:
         tree = pathlib.Path(folder)
         for part in ("tf_centers", "tests"):
             ignored = shutil.ignore_patterns("__pycache__")
-            shutil.copytree(str(root / part), str(tree / part), ignore=ignored)
-        shutil.copy(str(root / "pyproject.toml"), str(tree))
+            shutil.copytree(str(ROOT / part), str(tree / part), ignore=ignored)
+        shutil.copy(str(ROOT / "pyproject.toml"), str(tree))
+        runpy.run_path(str(tree / "tests" / "conftest.py"))  # for TensorFlow, once for all
         code, said = run_tests(tree, sorted({test for mutant in mutants for test in mutant.tests}))
         if code != PASSED:
             print(f"{said}\nThe tests of the mutants have to pass on the package as it is.")

@@ -3,6 +3,7 @@
 import itertools
 import json
 import os
+import subprocess
 import sys
 
 import numpy as np
@@ -21,6 +22,15 @@ from mnist_run import UPDATERS, InputError  # noqa: E402
 FLAGS = ["--compare", "--batch_size=8", "--embed_dims=2", "--eval_every=0"]
 
 
+def run_script(*flags):
+    """As a user would: called in this process, the script would turn TF2 off in it for good."""
+    subprocess.run(
+        [sys.executable, os.path.join(SCRIPTS, "train_mnist.py")] + list(flags),
+        check=True,
+        env=dict(os.environ, PYTHONPATH=os.path.dirname(SCRIPTS)),
+    )
+
+
 def load(path):
     with open(path, encoding="utf-8") as file:
         return json.load(file)
@@ -29,8 +39,8 @@ def load(path):
 def test_compare(tmp_path):
     write_folder(str(tmp_path))
     model_dir = str(tmp_path / "model")
-    argv = ["train_mnist.py"] + FLAGS + [f"--data_dir={tmp_path}", f"--model_dir={model_dir}"]
-    assert train_mnist.main(argv + ["--train_steps=3"]) == 0
+    flags = FLAGS + [f"--data_dir={tmp_path}", f"--model_dir={model_dir}", "--train_steps=3"]
+    run_script(*flags)
     assert sorted(os.listdir(model_dir)) == sorted(
         list(UPDATERS) + ["comparison.json", "comparison.png"]
     )
@@ -59,7 +69,7 @@ def test_compare(tmp_path):
     for name in os.listdir(wen):
         os.remove(os.path.join(wen, name))
     before = {name: os.listdir(os.path.join(model_dir, name)) for name in ("none", "cumulative")}
-    assert train_mnist.main(argv + ["--train_steps=3"]) == 0
+    run_script(*flags)
     again = load(os.path.join(model_dir, "comparison.json"))
     for updater, metrics in again.items():
         seconds = "train_seconds"

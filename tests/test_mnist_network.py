@@ -19,7 +19,7 @@ IMAGES = np.random.RandomState(0).randint(0, 256, (6, 28, 28)).astype(np.uint8)
 
 def embed(network, images=IMAGES, embed_dims=2, is_training=False):
     return mnist_network.embed_images(
-        network, tf.constant(images), embed_dims, tf.constant(is_training)
+        network, tf.constant(images), embed_dims, tf.constant(is_training), tf.constant(0)
     )
 
 
@@ -74,9 +74,8 @@ def test_batch_normalization(shape):
     random = np.random.RandomState(2)
     first, second = (scale * random.randn(*shape) + np.arange(shape[-1]) for scale in (3.0, 0.5))
     raw, is_training = tf.placeholder(tf.float32, shape), tf.placeholder(tf.bool, [])
-    normalized = mnist_network._normalize(raw, is_training)
-    step = tf.train.get_or_create_global_step()
-    later = {n: tf.assign(step, n) for n in (15, 10000)}
+    step = tf.placeholder_with_default(0, [])
+    normalized = mnist_network._normalize(raw, is_training, step)
     follow = tf.get_collection(tf.GraphKeys.UPDATE_OPS)
 
     def moments_of(batch, ddof):
@@ -96,8 +95,7 @@ def test_batch_normalization(shape):
         moments = moments_of(first, 1)
         check(session, second, moments, training=False)
         for n, rate in ((15, 0.25), (10000, 0.01)):
-            session.run(later[n])
-            session.run(follow, {raw: second, is_training: True})
+            session.run(follow, {raw: second, is_training: True, step: n})
             moments += rate * (moments_of(second, 1) - moments)
             check(session, first, moments, training=False)
             check(session, second, moments_of(second, 0), training=True)

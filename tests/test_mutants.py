@@ -1,5 +1,9 @@
 """The mutation run: its edits fit the package of today, and it tells a survivor."""
 
+import shutil
+import subprocess
+import sys
+
 import mutation_run
 import pytest
 
@@ -10,13 +14,15 @@ TREE = {
     "tests/test_sums.py": (
         "from tf_centers.sums import add\n\n\ndef test_add():\n    assert add(2, 2) == 4\n"
     ),
+    "tests/conftest.py": "",
     "pyproject.toml": "",
 }
 HEADER = "{}\nsums.py killed by test_sums.py::test_add\n"
 DIFFERENCE = "== " + HEADER.format("difference") + "-    return x + y\n+    return x - y\n\n"
 PRODUCT = "== " + HEADER.format("product") + "-    return x + y\n+    return x * y\n\n"
 STALE = "== " + HEADER.format("stale") + "-    return y + x\n+    return x - y\n\n"
-UNKNOWN = "== " + HEADER.format("unknown") + "-    return x + y\n+    return z\n"
+UNKNOWN = "== " + HEADER.format("unknown") + "-    return x + y\n+    return z\n\n"
+BROKEN = "== " + HEADER.format("broken") + "-    return x + y\n+    return x\n+raise OSError\n"
 
 
 @pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.name)
@@ -44,31 +50,39 @@ def test_an_edit_that_does_not_fit_is_stale(source, count):
         mutant.make(source)
 
 
-def write_tree(folder, **changes):
+def run(folder, *arguments, **changes):
+    """Runs a copy of the script in a tree of its own: what it ends with, and what it says."""
     for name, text in dict(TREE, **changes).items():
         (folder / name).parent.mkdir(exist_ok=True)
         (folder / name).write_text(text, encoding="utf-8")
+    script = shutil.copy(mutation_run.__file__, str(folder / "tests"))
+    result = subprocess.run(
+        [sys.executable, script, *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    )
+    return result.returncode, result.stdout.decode()
 
 
-def test_a_run(tmp_path, capsys):
-    write_tree(tmp_path, **{"tests/mutants.txt": DIFFERENCE + PRODUCT + STALE + UNKNOWN})
-    assert mutation_run.main([], tmp_path) == 1
-    lines = capsys.readouterr().out.splitlines()
+def test_a_run(tmp_path):
+    mutants = {"tests/mutants.txt": DIFFERENCE + PRODUCT + STALE + UNKNOWN + BROKEN}
+    code, said = run(tmp_path, **mutants)
+    lines = said.splitlines()
+    assert code == 1
     assert lines[0].startswith("killed     difference: tests/test_sums.py::test_add")
     assert lines[1] == "survived   product: by test_sums.py::test_add"
     assert lines[2].startswith("stale      stale: stale: expected its old text once in sums.py")
     assert lines[3].startswith("no verdict unknown: ")
-    assert lines[-1] == "1/4 killed, 1 survived, 1 stale, 1 no verdict"
+    assert lines[-1] == "1/5 killed, 1 survived, 1 stale, 2 no verdict"
     assert (tmp_path / "tf_centers" / "sums.py").read_text() == TREE["tf_centers/sums.py"]
-    assert mutation_run.main(["--only=difference"], tmp_path) == 0
-    assert capsys.readouterr().out.endswith("\n1/1 killed\n")
+    code, said = run(tmp_path, "--only=difference", **mutants)
+    assert code == 0 and said.endswith("\n1/1 killed\n")
 
 
-def test_a_run_begins_with_tests_that_pass(tmp_path, capsys):
+def test_a_run_begins_with_tests_that_pass(tmp_path):
     wrong = "def add(x, y):\n    return 0\n"
-    write_tree(tmp_path, **{"tf_centers/sums.py": wrong, "tests/mutants.txt": DIFFERENCE})
-    assert mutation_run.main([], tmp_path) == 1
-    assert "have to pass on the package as it is" in capsys.readouterr().out
+    code, said = run(tmp_path, **{"tf_centers/sums.py": wrong, "tests/mutants.txt": DIFFERENCE})
+    assert code == 1 and "have to pass on the package as it is" in said
 
 
 def test_names_and_files_that_are_wrong(tmp_path, capsys):
