@@ -31,7 +31,7 @@ def test_no_mutant_is_stale(mutant):
     source = (root / "tf_centers" / mutant.module).read_text(encoding="utf-8")
     assert mutant.make(source) != source
     for test in mutant.tests:
-        file, function = test.split("[")[0].split("::")
+        file, function = test.split("::")
         assert f"\ndef {function}(" in (root / "tests" / file).read_text(encoding="utf-8")
 
 
