@@ -21,7 +21,7 @@ import tf_centers
 
 # So many examples of each property instead, and other ones at each run.
 EXAMPLES = int(os.environ.get("TF_CENTERS_EXAMPLES", "0"))
-_USUAL_EXAMPLES = 30
+_USUAL_EXAMPLES = 25
 
 
 class Subject(NamedTuple):

@@ -31,17 +31,26 @@ class Setting(NamedTuple):
 
 
 SETTINGS = [
-    Setting("very few classes", False, 7, 3),
+    Setting("very few classes", False, 7, 3, masked=False),
     Setting("few classes", True, 7, 3, labels="int64", known="nothing", rate_tensor=True),
     Setting("many classes", True, 11, 4, labels="uint8", known="rank"),
     Setting("many classes", False, 11, 4, shards=3, call="before", labels="int16"),
     Setting("very few classes", True, 11, 4, shards=2, call="update", use_locking=True),
     Setting("few classes", False, 5, 2, call="before", switch=True, embeds="float16"),
-    Setting("many classes", False, 5, 2, embeds="float64", ctrs="float64", switch=True),
     Setting("few classes", True, 1, 1, shards=1, labels="uint64", ctrs="float64"),
-    Setting("few classes", True, 7, 3, call="before", ctrs="float16", embeds="bfloat16"),
-    Setting("many classes", True, 7, 3, masked=False, ctrs="bfloat16", labels="int8"),
-    Setting("many classes", False, 11, 4, masked=False, rate_tensor=True, known="nothing"),
+    Setting("many classes", True, 7, 3, labels="int8", ctrs="float16", embeds="bfloat16"),
+    Setting(
+        "many classes",
+        False,
+        5,
+        2,
+        masked=False,
+        switch=True,
+        rate_tensor=True,
+        embeds="float64",
+        ctrs="float64",
+        known="nothing",
+    ),
 ]
 
 

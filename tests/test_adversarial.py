@@ -38,11 +38,11 @@ def placeholders(labels_dtype=tf.int64, embeds_dtype=tf.float32):
 
 
 def beyond(dtype):
-    """The ends of an integer type and what lies around those of narrower ones, outside [0, C)."""
+    """The ends of an integer type, and what a narrower one would take for 0 or 1: not in [0, C)."""
     ends = np.iinfo(dtype)
     values = {ends.min, ends.max}
-    for bits in (7, 8, 15, 16, 31, 32, 63):
-        values |= {sign * 2**bits + more for sign in (1, -1) for more in (-1, 0, 1)}
+    for bits in (8, 16, 31, 32, 63):
+        values |= {-(2**bits), 2**bits, 2**bits + 1}
     return sorted(value for value in values if ends.min <= value <= ends.max and value % 2**64 >= C)
 
 

@@ -174,11 +174,12 @@ def absent_classes_keep_their_bits(run, rule, draw):
     batches = draw(st.lists(random_batches(setting, present), min_size=1, max_size=3))
     touched = {label for batch in batches for label in batch.labels[batch.mask]}
     absent = [label for label in range(setting.classes) if label not in touched]
-    # Among them NaN, infinities, denormals and both zeros, and any other bits.
-    rare = [np.nan, np.inf, -np.inf, 0.0, -0.0, 1e-310, -1e-40, 6e-8, 65504.0]
+    rare = [-0.0, np.nan, np.inf, -np.inf, 0.0, 1e-310, -1e-40, 6e-8, 65504.0]
+    rare += [draw(st.floats(width=32)), draw(st.floats(width=64))]
     ctrs = np.array(case.ctrs)
-    ctrs[absent] = as_stored(draw(st.sampled_from(rare)), setting.ctrs)
-    ctrs[absent[0], 0] = as_stored(draw(st.floats(width=32)), setting.ctrs)
+    ctrs[absent] = as_stored(
+        np.resize(draw(st.permutations(rare)), ctrs[absent].shape), setting.ctrs
+    )
     case = case._replace(ctrs=ctrs, batches=tuple(batches))
     found = run(case)
     bits = [values[absent].view(np.int64) for values in (found.ctrs, ctrs)]
