@@ -33,8 +33,8 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:The model does not have any trainable weights"),
 ]
 IN_KERAS3 = getattr(keras, "__version__", "0") >= "3"
-# What Keras 3 takes a name that ends in .keras for, and Keras 2 has to be told.
-KERAS_FORMAT = {} if IN_KERAS3 else {"save_format": "keras"}
+# What Keras 3 makes of a name that ends in .keras, and Keras 2 of TensorFlow 2.12 has to be told.
+KERAS_FORMAT = {} if IN_KERAS3 else {"save_format": "keras_v3"}
 needs_keras3 = pytest.mark.skipif(not IN_KERAS3, reason="Keras 3 only")
 needs_tf2 = pytest.mark.skipif(not IN_TF2, reason="TensorFlow 1.15 starts in graph mode")
 needs_graphs = pytest.mark.skipif(IN_TF2, reason="the graphs of TensorFlow 1.15 only")
