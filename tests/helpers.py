@@ -1,6 +1,8 @@
 """What the tests share: data, centers, sessions and a look at every bit of the state."""
 
 import contextlib
+import random
+import socket
 
 import numpy as np
 import tensorflow.compat.v1 as tf
@@ -60,3 +62,20 @@ def make_batch(seed, rows=B, classes=C, dims=D, absent=(2,)):
 def state_bits(session, *variables):
     """The exact bits of variables, to see that nothing was written."""
     return [value.tobytes() for value in session.run([v for v in variables if v is not None])]
+
+
+def free_ports(count):
+    """Ports nobody listens on; all are held until the last is found, so that they differ.
+
+    Not from among those that the system gives to outgoing connections, which might be taken by the
+    time a server is up.
+    """
+    draw = random.SystemRandom()
+    with contextlib.ExitStack() as held:
+        ports = []
+        while len(ports) < count:
+            one = held.enter_context(contextlib.closing(socket.socket()))
+            with contextlib.suppress(OSError):
+                one.bind(("127.0.0.1", draw.randrange(10000, 32000)))
+                ports.append(one.getsockname()[1])
+        return ports
