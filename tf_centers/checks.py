@@ -36,17 +36,21 @@ class Checks:
 
     def require_finite(self, embeds: tf.Tensor) -> None:
         """Adds a check that embeddings `[B, D]` hold neither NaN nor Inf."""
+        # A NaN or an Inf survives a product with a positive vector, and a small one keeps finite
+        # values from overflowing: one pass over [B, D], and a check of [B].
         if self._validate:
-            # A NaN or an Inf survives a product with a positive vector, and a small one keeps
-            # finite values from overflowing: one pass over [B, D], and a check of [B].
             dtype = tf.float64 if embeds.dtype == tf.float64 else tf.float32
             tiny = tf.fill([embeds.shape.as_list()[1], 1], tf.constant(1e-30, dtype))
+            self.require_finite_sums(tf.matmul(tf.cast(embeds, dtype), tiny), embeds.dtype)
+
+    def require_finite_sums(self, sums: tf.Tensor, given: tf.DType) -> None:
+        """Adds the same check of sums of embeddings of the dtype `given` that cannot overflow."""
+        if self._validate:
             message = (
-                f"{self.caller}: expected finite values of {embeds.dtype.name} in every unmasked "
-                "row of embed_batch, found one that is not"
+                f"{self.caller}: expected finite values of {given.name} in every unmasked row of "
+                "embed_batch, found one that is not"
             )
-            product = tf.matmul(tf.cast(embeds, dtype), tiny)
-            self._ops.append(tf.debugging.check_numerics(product, message))
+            self._ops.append(tf.debugging.check_numerics(sums, message))
 
     def done(self) -> Any:
         """A context in which every op waits for the checks so far."""

@@ -15,6 +15,12 @@ def read_rows(variable: Any, rows: tf.Tensor) -> tf.Tensor:
         return tf.gather(variable.read_value(), rows)
 
 
+def read_all_rows(variable: Any) -> tf.Tensor:
+    """Reads a variable as `read_rows` does; of a ref variable, to be used before it is written."""
+    with colocated(variable):
+        return variable.read_value()
+
+
 def write_rows(variable: Any, rows: tf.Tensor, values: tf.Tensor) -> Any:
     """Overwrites rows of a variable; what it returns is for control dependencies only."""
     return tf.scatter_update(variable, rows, values)

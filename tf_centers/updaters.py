@@ -25,8 +25,9 @@ class Rows(NamedTuple):
     """What the weight of a row may depend on, for R rows.
 
     Attributes:
-      sizes: int32 `[R]`, the rows k that the class of the row has in the batch.
-      later: int32 `[R]`, those among them that come after the row: `k - j` for the j-th.
+      sizes: int32 or float64 `[R]`, the rows k that the class of the row has in the batch.
+      later: the same `[R]`, those among them that come after the row: `k - j` for the j-th. Only
+        for an updater that `orders_rows`.
       seen: int64 `[R]`, the rows N that the class had before, or None where no counts are kept
         (never so for an updater that `needs_counts`).
     """
@@ -40,6 +41,7 @@ class Updater:
     """What the updaters have in common; `get_embed_centers` takes any of them."""
 
     needs_counts = False
+    orders_rows = False
 
     def row_weights(self, rows: Rows) -> tf.Tensor:
         """The weights of R rows, float64 `[R]`, each from what `rows` says of that row alone."""
@@ -125,6 +127,10 @@ class ExponentialWindow(Updater):
     def needs_counts(self) -> bool:  # type: ignore[override]
         return self.debias
 
+    @property
+    def orders_rows(self) -> bool:  # type: ignore[override]
+        return self.duplicates == "sequential"
+
     def row_weights(self, rows: Rows) -> tf.Tensor:
         decay = _as_weight(self.decay)
         if self.duplicates == "sum":
@@ -176,7 +182,7 @@ class WenUpdate(Updater):
 
 
 def _total(rows: Rows) -> tf.Tensor:
-    return tf.cast(rows.seen + tf.cast(rows.sizes, tf.int64), _WEIGHT_DTYPE)
+    return tf.cast(rows.seen, _WEIGHT_DTYPE) + tf.cast(rows.sizes, _WEIGHT_DTYPE)
 
 
 def _read_rate(checks: Checks, name: str, rate: Any, below_one: bool = False) -> Any:

@@ -1,0 +1,80 @@
+"""One new row for every class there is: for very few classes of few dimensions.
+
+At such sizes each op costs more than its numbers, and this takes the least of them.
+"""
+
+from typing import Optional, Tuple
+
+import tensorflow.compat.v1 as tf
+
+from tf_centers.checks import Checks
+from tf_centers.moved import Moved
+from tf_centers.rows import read_all_rows, write_rows
+from tf_centers.tables import EmbedCenters
+from tf_centers.updaters import Rows, Updater
+
+
+def move_by_class(
+    checks: Checks,
+    centers: EmbedCenters,
+    updater: Updater,
+    embeds: tf.Tensor,
+    labels: tf.Tensor,
+    read: Optional[str],
+) -> Moved:
+    """Moves the centers as `move_centers` does."""
+    num_classes = centers.ctrs.shape.as_list()[0]
+    old = read_all_rows(centers.ctrs)
+    seen = None if centers.counts is None else read_all_rows(centers.counts)
+    sizes = _sum_by_class(tf.ones_like(labels, dtype=tf.float64), labels, num_classes)
+
+    order, ordered, weights = _weigh(updater, sizes, seen, labels)
+    totals = tf.expand_dims(_sum_by_class(weights, ordered, num_classes), 1)
+    exact = tf.cast(embeds, tf.float64)
+    pulls = tf.raw_ops.SparseTensorDenseMatMul(
+        a_indices=tf.stack([ordered, tf.cast(order, labels.dtype)], axis=1),
+        a_values=weights,
+        a_shape=tf.stack([num_classes, tf.size(labels, out_type=tf.int64)]),
+        b=exact,
+    )
+    if embeds.dtype == tf.float64:
+        checks.require_finite(embeds)  # of finite ones, the sum may be infinite
+    else:
+        checks.require_finite_sums(pulls, embeds.dtype)
+    new = tf.cast((1.0 - totals) * tf.cast(old, tf.float64) + pulls, old.dtype)
+
+    # Not the whole table: others may be moving the classes that are absent here.
+    rows = tf.gather(new, labels)
+    before = tf.gather(old, labels) if read == "before" else None
+    with checks.done(), tf.control_dependencies([rows] if before is None else [rows, before]):
+        writes = [write_rows(centers.ctrs, labels, rows)]
+        if seen is not None:
+            counts = seen + tf.cast(sizes, tf.int64)
+            writes.append(write_rows(centers.counts, labels, tf.gather(counts, labels)))
+    if read is None:
+        return Moved(None, writes)
+    with tf.control_dependencies(writes):
+        return Moved(tf.identity(rows if before is None else before), writes)
+
+
+def _weigh(
+    updater: Updater, sizes: tf.Tensor, seen: Optional[tf.Tensor], labels: tf.Tensor
+) -> Tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+    """Weights of the rows in an order that suits the updater: the order, the labels, the weights."""
+    if not updater.orders_rows:
+        weights = updater.row_weights(Rows(sizes, tf.zeros_like(sizes), seen))
+        return tf.range(tf.size(labels)), labels, tf.gather(weights, labels)
+    # The sorted labels fall, and each class ends where all rows of it and of higher ones do.
+    ordered, order = tf.nn.top_k(labels, tf.size(labels))
+    ends = tf.gather(tf.cumsum(sizes, reverse=True), ordered)
+    places = tf.cast(tf.range(1, tf.size(labels) + 1), sizes.dtype)
+    rows = Rows(
+        sizes=tf.gather(sizes, ordered),
+        later=ends - places,
+        seen=None if seen is None else tf.gather(seen, ordered),
+    )
+    return order, ordered, updater.row_weights(rows)
+
+
+def _sum_by_class(values: tf.Tensor, labels: tf.Tensor, num_classes: int) -> tf.Tensor:
+    return tf.math.unsorted_segment_sum(values, labels, num_classes)
