@@ -29,7 +29,7 @@ class Checks:
           expected: what the message says, followed by the values of `found`.
         """
         if self._validate:
-            with tf.control_dependencies(self._ops):
+            with tf.control_dependencies(self._ops), on_host():
                 data = [f"{self.caller}: expected {expected}"] + list(found)
                 ok = tf.raw_ops.Assert(condition=condition(), data=data, summarize=8)
             self._ops.append(ok)
@@ -59,6 +59,14 @@ class Checks:
         if shape is not None and not tf.executing_eagerly():
             tensor.set_shape(shape)
         return tensor
+
+
+def on_host() -> Any:
+    """A context whose ops run on the CPU of their machine: for those without a GPU kernel.
+
+    Those are labels in most of their dtypes, and the texts of messages.
+    """
+    return tf.device("/device:CPU:0")
 
 
 def batch_rows(
@@ -106,7 +114,8 @@ def in_range(checks: Checks, labels: tf.Tensor, num_classes: int) -> tf.Tensor:
     """Checks that each of the labels `[B]` lies in [0, num_classes)."""
     # Seen as unsigned a negative label is a huge one: one pass finds both kinds, with less ops.
     unsigned = {tf.int32: tf.uint32, tf.int64: tf.uint64}[labels.dtype]
-    highest = tf.reduce_max(tf.bitcast(labels, unsigned))
+    with on_host():
+        highest = tf.reduce_max(tf.bitcast(labels, unsigned))
     checks.require(
         lambda: tf.less(highest, tf.constant(num_classes, unsigned)),
         f"every label in [0, {num_classes}), found",

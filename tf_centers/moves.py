@@ -1,10 +1,11 @@
 """How the centers of a batch move, in two formulations of one recipe: sum, weigh, write."""
 
+import contextlib
 from typing import Any, List, NamedTuple, Optional
 
 import tensorflow.compat.v1 as tf
 
-from tf_centers.checks import Checks
+from tf_centers.checks import Checks, on_host
 from tf_centers.grouping import Groups, count_later_rows, group_rows, last_rows, sum_by_group
 from tf_centers.rows import read_rows, write_rows
 from tf_centers.tables import EmbedCenters
@@ -166,7 +167,12 @@ def _split_rows(size: tf.Tensor, parts: int, *tensors: tf.Tensor) -> List[List[t
     sizes = size // parts + tf.cast(tf.range(parts, dtype=size.dtype) < size % parts, size.dtype)
     rest = tf.shape(tensors[0])[:1] - size
     sizes = tf.concat([sizes, rest], axis=0)
-    return [tf.split(tensor, sizes, num=parts + 1)[:parts] for tensor in tensors]
+
+    def split(tensor: tf.Tensor) -> List[tf.Tensor]:
+        with on_host() if tensor.dtype.is_integer else contextlib.nullcontext():
+            return list(tf.split(tensor, sizes, num=parts + 1)[:parts])
+
+    return [split(tensor) for tensor in tensors]
 
 
 def _step_in_parts(
