@@ -61,6 +61,25 @@ def test_this_tensorflow_has_a_cpu_kernel_for_every_op(use_resource, control_flo
     assert check_gpu_kernels.lists_gpu_kernels(registry) is tf.test.is_built_with_cuda()
 
 
+def test_host_is_asked_for_labels_and_messages_alone(use_resource):
+    setting = Setting(10007, tf.float32, tf.int64, use_resource)
+    with tf.device("/job:worker/task:1"):
+        build_calls(setting)
+    pinned, ops = [], tf.get_default_graph().get_operations()
+    for op in ops:
+        tensors = list(op.inputs) + list(op.outputs)
+        device = tf.DeviceSpec.from_string(op.device)
+        if device.device_type == "CPU":
+            assert (device.job, device.task) == ("worker", 1), op.name
+            assert not any(map(holds_rows, tensors)), op.name
+            pinned.append(op.type)
+        elif op.type != "Placeholder":
+            assert tf.string not in [tensor.dtype for tensor in tensors], op.name
+            assert op.type != "Max" or tensors[0].dtype != tf.uint64, op.name
+            assert op.type != "SplitV" or tensors[0].dtype != tf.int64, op.name
+    assert {"Max", "Assert", "SplitV"} <= set(pinned)
+
+
 def test_what_holds_rows(use_resource):
     table = tf.get_variable("x", [7], use_resource=use_resource).op.outputs[0]
     rows, unknown = tf.placeholder(tf.float32, [None, 5]), tf.placeholder(tf.float32)
