@@ -124,8 +124,9 @@ def time_training(runs: int, config: tf.ConfigProto) -> Dict[str, float]:
     import mnist_model
 
     base = dict(
-        data_dir="", network="light", decay=0.95, alpha=0.5, center_loss_weight=0.01, embed_dims=64, batch_size=128,
-        train_steps=1000, learning_rate=1e-3, seed=1, eval_every=0, model_dir="",
+        data_dir="", network="light", decay=0.95, alpha=0.5, center_loss_weight=0.1,
+        embed_dims=64, batch_size=128, train_steps=1000, learning_rate=1e-3, seed=1, eval_every=0,
+        model_dir="",
     )  # fmt: skip
     random = np.random.RandomState(0)
     images = random.randint(0, 256, (128, 28, 28)).astype(np.uint8)

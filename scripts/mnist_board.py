@@ -6,6 +6,7 @@ from typing import Any, Dict
 
 import numpy as np
 import tensorflow.compat.v1 as tf
+from mnist_checkpoints import writing_events
 from mnist_evaluation import Evaluation
 from mnist_run import replacing
 
@@ -35,15 +36,18 @@ embeddings {{
 """
 
 
-def add_scalars(
-    writer: tf.summary.FileWriter, group: str, values: Dict[str, Any], step: int
-) -> None:
-    """Adds one curve point for each value that is not None, under `<group>/<name>`."""
+def add_scalars(model_dir: str, group: str, values: Dict[str, Any], step: int) -> None:
+    """Adds one curve point for each value that is not None, under `<group>/<name>`.
+
+    Raises:
+      InputError: `model_dir` cannot be written.
+    """
     summary = tf.Summary()
     for name, value in values.items():
         if value is not None:
             summary.value.add(tag=f"{group}/{name}", simple_value=value)
-    writer.add_summary(summary, step)
+    with writing_events(model_dir) as writer:
+        writer.add_summary(summary, step)
 
 
 def write_projector(model_dir: str, images: np.ndarray, evaluation: Evaluation) -> None:

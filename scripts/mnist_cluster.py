@@ -8,6 +8,7 @@ import mnist_model
 import mnist_training
 import tensorflow.compat.v1 as tf
 from absl import logging
+from mnist_checkpoints import SaveHook
 from mnist_cluster_flags import Cluster, port_error
 from mnist_cluster_sessions import (
     POLL_SECS,
@@ -19,7 +20,7 @@ from mnist_cluster_sessions import (
     session_config,
 )
 from mnist_data import Digits
-from mnist_run import InputError, Settings, identity
+from mnist_run import InputError, Settings, identity, one_line
 
 # How long a parameter server serves workers that are late, once the chief is done.
 _LATE_WORKER_SECS = 60.0
@@ -89,7 +90,7 @@ def train(settings: Settings, digits: Digits, cluster: Cluster) -> None:
         hooks: List[tf.train.SessionRunHook] = [Report(cluster)]
         if cluster.is_chief:
             # When training ends, in this order: wait for the others, save, report.
-            saves = mnist_training.checkpoint_hook(settings, scaffold)
+            saves = SaveHook(settings.model_dir, model.saver, model.global_step)
             hooks = [AwaitWorkers(cluster), saves] + hooks
         try:
             with tf.train.MonitoredSession(creator, hooks) as session:
@@ -99,7 +100,7 @@ def train(settings: Settings, digits: Digits, cluster: Cluster) -> None:
                 f"flag --ps_hosts={settings.ps_hosts}: lost one of them: {error.message}"
             ) from error
         except tf.errors.OpError as error:
-            raise InputError(f"flag --model_dir={settings.model_dir}: {error.message}") from error
+            raise InputError(f"flag --model_dir={settings.model_dir}: {one_line(error)}") from error
     logging.info("%s: made %d steps of its own", cluster, made)
 
 

@@ -7,12 +7,16 @@ import os
 import re
 import sys
 import tempfile
-from typing import Iterator
+import threading
+from typing import Any, Iterator
 
 from absl import logging
 
 # Log lines of level INFO or WARNING in the C++ libraries, and what announces them.
 _NOTICE = re.compile(rb"[IW]\d{4} |WARNING: All log messages before absl::InitializeLog")
+
+# From Python 3.8 on.
+_tell = getattr(threading, "excepthook", None)
 
 
 def set_up_logging() -> None:
@@ -23,6 +27,14 @@ def set_up_logging() -> None:
     logging.get_absl_handler().setFormatter(std_logging.Formatter("%(asctime)s %(message)s", "%X"))
     std_logging.getLogger("matplotlib").setLevel(std_logging.WARNING)
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    if _tell is not None:
+        threading.excepthook = _tell_of_thread
+
+
+def _tell_of_thread(args: Any) -> None:
+    # This one hands its error on to whoever writes the next event.
+    if args.thread is None or args.thread.name != "EventLoggerThread":
+        _tell(args)
 
 
 @contextlib.contextmanager

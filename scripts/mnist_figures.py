@@ -33,7 +33,7 @@ def write_embeddings(path: str, title: str, panel: Panel) -> None:
     axes = figure.add_subplot(1, 1, 1)
     classes = draw_panel(axes, panel)
     axes.set_title(title, fontsize=11)
-    _add_legend(axes, classes, loc="center left", bbox_to_anchor=(1.01, 0.5))
+    add_legend(axes, classes, loc="center left", bbox_to_anchor=(1.01, 0.5))
     figure.tight_layout()
     with replacing(path) as beside:
         figure.savefig(beside, format="png")
@@ -50,7 +50,7 @@ def write_comparison(path: str, panels: Dict[str, Panel]) -> None:
         axes.set_title(title, fontsize=11)
     bottom = 0.6 / figure.get_size_inches()[1]
     figure.tight_layout(rect=(0, bottom, 1, 1))
-    _add_legend(figure, classes, loc="lower center", ncol=11)
+    add_legend(figure, classes, loc="lower center", ncol=11)
     with replacing(path) as beside:
         figure.savefig(beside, format="png")
 
@@ -119,7 +119,8 @@ def _look(label: int) -> Dict[str, Any]:
     return {"color": _COLOURS[colour], "marker": _MARKERS[turn % len(_MARKERS)]}
 
 
-def _add_legend(place: Union[Axes, Figure], classes: np.ndarray, **layout: Any) -> None:
+def add_legend(place: Union[Axes, Figure], classes: np.ndarray, **layout: Any) -> None:
+    """Says how the classes look, where they are few enough, and the centers."""
     if len(classes) > _MAX_NAMED_CLASSES:
         classes = classes[:0]
     # Empty scatters carry the looks alone: the panel's dots are too small and too pale to read.

@@ -6,8 +6,8 @@ from mnist_run import NETWORKS, UPDATERS
 
 # Steps of training unless told otherwise.
 _NARROW_DIMS = 8
-_NARROW_STEPS = 8000
-_WIDE_STEPS = 2000
+_NARROW_STEPS = 6000
+_WIDE_STEPS = 3000
 
 GROUPS = (
     Group(
@@ -37,8 +37,7 @@ GROUPS = (
                 Choice("NAME", *NETWORKS),
                 "light: 3x3 convolutions of 16, 16, 32, 32 and 64 channels and a hidden layer, "
                 "with batch normalisation. lenet_pp: LeNets++, the network of Wen et al., ECCV "
-                "2016, which takes about ten times as long a step, and wants a --learning_rate "
-                "near 0.001.",
+                "2016, which takes about ten times as long a step.",
             ),
             Flag(
                 "embed_dims",
@@ -82,7 +81,9 @@ GROUPS = (
                 None,
                 Number("STEPS", int, 1, 10**9),
                 "Steps in all, those before a resumption and those of all workers included. A "
-                "step that another worker has begun by then is still made. Empty: "
+                "step that another worker has begun by then is still made. A run may be resumed "
+                "with another number: its learning rate then goes on along the cosine of that. "
+                "Empty: "
                 f"{_NARROW_STEPS:,} where --embed_dims is below {_NARROW_DIMS}, since so narrow an "
                 f"embedding is slow to learn, else {_WIDE_STEPS:,}.",
             ),

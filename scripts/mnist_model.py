@@ -1,12 +1,11 @@
 """The graph of softmax plus center loss around the network."""
 
 import contextlib
-import os
 from typing import Any, ContextManager, Dict, NamedTuple, Optional, Tuple
 
 import tensorflow.compat.v1 as tf
 from mnist_network import classify, embed_images
-from mnist_run import InputError, Settings
+from mnist_run import Settings
 
 import tf_centers
 
@@ -67,7 +66,8 @@ def build_model(
     is_training = tf.placeholder_with_default(False, [], name="is_training")
     step_seconds = tf.placeholder_with_default(tf.zeros([], tf.float64), [], name="step_seconds")
 
-    embed = embed_images(settings.network, images, settings.embed_dims, is_training)
+    global_step = tf.train.get_or_create_global_step()
+    embed = embed_images(settings.network, images, settings.embed_dims, is_training, global_step)
     logits = classify(embed, num_classes)
     with _sharded(num_shards):
         centers = tf_centers.create_embed_centers(num_classes, settings.embed_dims, scope="embed")
@@ -90,7 +90,6 @@ def build_model(
         losses["center_loss"] = tf.reduce_mean(tf_centers.center_loss(embed, ctrs_rows))
         losses["total_loss"] += settings.center_loss_weight * losses["center_loss"]
 
-    global_step = tf.train.get_or_create_global_step()
     rate = _learning_rate(settings, global_step)
     train_seconds = tf.get_variable(
         "train_seconds", [], tf.float64, tf.zeros_initializer(), trainable=False
@@ -140,34 +139,3 @@ def _sharded(num_shards: Optional[int]) -> ContextManager[Any]:
     return tf.variable_scope(
         tf.get_variable_scope(), partitioner=tf.fixed_size_partitioner(num_shards)
     )
-
-
-def open_checkpoint(model_dir: str) -> Optional[tf.train.NewCheckpointReader]:
-    """A reader of the newest checkpoint in `model_dir`, None where it has none.
-
-    Raises:
-      InputError: there is one, and it cannot be read.
-    """
-    state_file = os.path.join(model_dir, "checkpoint")
-    try:
-        state = tf.train.get_checkpoint_state(model_dir)
-        if state is None:
-            if tf.gfile.Exists(state_file):
-                raise InputError(f"{state_file}: expected the name of a checkpoint, found none")
-            return None
-        return tf.train.load_checkpoint(state.model_checkpoint_path)
-    except (tf.errors.OpError, ValueError) as error:
-        raise InputError(f"{state_file}: expected a readable checkpoint, found: {error}") from error
-
-
-def check_fits(reader: tf.train.NewCheckpointReader, model_dir: str) -> None:
-    """Raises `InputError` unless a checkpoint holds every variable of the default graph."""
-    found = reader.get_variable_to_shape_map()
-    for variable in tf.global_variables():
-        name, wanted = variable.op.name, variable.shape.as_list()
-        if found.get(name) != wanted:
-            held = f"of shape {found[name]}" if name in found else "missing"
-            raise InputError(
-                f"flag --model_dir={model_dir}: expected a checkpoint with {name} of shape "
-                f"{wanted}, found it {held}; pass the flags of that run or another folder"
-            )

@@ -11,12 +11,16 @@ _LENET_STAGES = ((32, 32), (64, 64), (128, 128))
 # Straight from the last feature map to two dims, training is slow to find its way.
 _LIGHT_HIDDEN = 64
 _LEAK = 0.1
-# What one batch changes of the moments that normalise at test time.
-_MOMENT_RATE = 0.01
+# The moments that normalise at test time are averages over about so many steps at most, and over
+# the last fifth of those so far: early weights change fast, and so do what they give rise to.
+_MOST_STEPS = 100.0
+_SHARE_OF_STEPS = 5.0
+
+Layer = Callable[[tf.Tensor], tf.Tensor]
 
 
 def embed_images(
-    network: str, images: tf.Tensor, embed_dims: int, is_training: tf.Tensor
+    network: str, images: tf.Tensor, embed_dims: int, is_training: tf.Tensor, step: tf.Tensor
 ) -> tf.Tensor:
     """Maps images to embeddings.
 
@@ -26,14 +30,19 @@ def embed_images(
       embed_dims: D.
       is_training: bool []; true where batches are to be normalised by their own moments. The ops
         that follow these moments are then in `tf.GraphKeys.UPDATE_OPS`.
+      step: integer [], how many steps training has made.
 
     Returns:
       float32 [B, D].
     """
-    networks: Dict[str, Callable[[tf.Tensor, int, tf.Tensor], tf.Tensor]]
+
+    def normalize(raw: tf.Tensor) -> tf.Tensor:
+        return _normalize(raw, is_training, step)
+
+    networks: Dict[str, Callable[[tf.Tensor, int, Layer], tf.Tensor]]
     networks = dict(zip(NETWORKS, (_light, _lenet_pp)))
     hidden = tf.cast(images, tf.float32)[..., tf.newaxis] / 255.0
-    return networks[network](hidden, embed_dims, is_training)
+    return networks[network](hidden, embed_dims, normalize)
 
 
 def classify(embed: tf.Tensor, num_classes: int) -> tf.Tensor:
@@ -41,11 +50,11 @@ def classify(embed: tf.Tensor, num_classes: int) -> tf.Tensor:
     return _dense(embed, num_classes, "logits")
 
 
-def _light(hidden: tf.Tensor, embed_dims: int, is_training: tf.Tensor) -> tf.Tensor:
+def _light(hidden: tf.Tensor, embed_dims: int, normalize: Layer) -> tf.Tensor:
     """3x3 convolutions and a hidden layer, with batch normalisation; the embedding is linear."""
 
     def finish(raw: tf.Tensor) -> tf.Tensor:
-        return tf.nn.leaky_relu(_normalize(raw, is_training), _LEAK)
+        return tf.nn.leaky_relu(normalize(raw), _LEAK)
 
     # Pooled before they are normalised, which is then a quarter of the work.
     hidden = _flatten(
@@ -62,12 +71,12 @@ def _light(hidden: tf.Tensor, embed_dims: int, is_training: tf.Tensor) -> tf.Ten
     return _dense(hidden, embed_dims, "embedding")
 
 
-def _lenet_pp(hidden: tf.Tensor, embed_dims: int, is_training: tf.Tensor) -> tf.Tensor:
+def _lenet_pp(hidden: tf.Tensor, embed_dims: int, normalize: Layer) -> tf.Tensor:
     """LeNets++ of Wen et al., ECCV 2016, table 1: 5x5 convolutions, PReLU, max-pooling.
 
     Its 7x7 map is pooled to 4x4, since Caffe rounds sizes up, as SAME padding does.
     """
-    del is_training
+    del normalize
 
     def finish(raw: tf.Tensor) -> tf.Tensor:
         return _prelu(tf.nn.bias_add(raw, _offset(int(raw.shape[-1]))))
@@ -86,8 +95,8 @@ def _convolve_in_stages(
     hidden: tf.Tensor,
     stages: Tuple[Tuple[int, ...], ...],
     size: int,
-    finish: Callable[[tf.Tensor], tf.Tensor],
-    finish_last: Callable[[tf.Tensor], tf.Tensor],
+    finish: Layer,
+    finish_last: Layer,
 ) -> tf.Tensor:
     """Convolutions of `size` x `size`, and what follows each of them, and the last of a stage."""
     for stage, widths in enumerate(stages, start=1):
@@ -104,7 +113,7 @@ def _pool(hidden: tf.Tensor) -> tf.Tensor:
     return tf.nn.max_pool(hidden, [1, 2, 2, 1], [1, 2, 2, 1], "SAME")
 
 
-def _normalize(hidden: tf.Tensor, is_training: tf.Tensor) -> tf.Tensor:
+def _normalize(hidden: tf.Tensor, is_training: tf.Tensor, step: tf.Tensor) -> tf.Tensor:
     """Batch normalisation of the last axis (Ioffe and Szegedy, ICML 2015, algorithms 1 and 2)."""
     channels = int(hidden.shape[-1])
     scale = tf.get_variable("scale", [channels], initializer=tf.ones_initializer())
@@ -125,8 +134,11 @@ def _normalize(hidden: tf.Tensor, is_training: tf.Tensor) -> tf.Tensor:
         return normalized, tf.identity(mean), tf.identity(variance)
 
     normalized, batch_mean, batch_variance = tf.cond(is_training, by_batch, by_moments)
+    # 1 at first, so that the initial values are forgotten.
+    steps = _SHARE_OF_STEPS + tf.cast(step, tf.float32)
+    rate = tf.maximum(1.0 / _MOST_STEPS, _SHARE_OF_STEPS / steps)
     for moment, found in ((mean, batch_mean), (variance, batch_variance)):
-        follow = tf.assign_sub(moment, _MOMENT_RATE * (moment - found))
+        follow = tf.assign_sub(moment, rate * (moment - found))
         tf.add_to_collection(tf.GraphKeys.UPDATE_OPS, follow.op)
     return normalized if hidden.shape.ndims == 4 else normalized[:, 0, 0, :]
 

@@ -2,19 +2,20 @@
 
 import math
 import time
-from typing import Any, Dict, NamedTuple, Tuple
+from typing import Any, Dict, NamedTuple, Optional, Tuple
 
 import numpy as np
 import tensorflow.compat.v1 as tf
 from mnist_board import add_scalars, write_projector
+from mnist_checkpoints import SaveHook, writing_events
 from mnist_data import Batches, Digits
 from mnist_evaluation import average_train_embeddings, evaluate, scores
 from mnist_figures import Panel
 from mnist_model import Model
 from mnist_progress import Progress
-from mnist_run import InputError, Settings
+from mnist_run import InputError, Settings, one_line
+from mnist_signals import Interrupted, Pending, deferred
 
-_CHECKPOINT_EVERY = 200
 _SUMMARY_EVERY = 20
 # Shifts by one pixel for the 28 of MNIST, by none for images below that.
 _PIXELS_PER_SHIFT = 28
@@ -33,23 +34,23 @@ def train_alone(settings: Settings, digits: Digits, model: Model) -> None:
 
     Raises:
       InputError: training diverged, or --model_dir cannot be written.
+      Interrupted: SIGINT or SIGTERM has come; the step reached is saved.
     """
-    scaffold = tf.train.Scaffold(saver=model.saver)
-    try:
-        with tf.train.MonitoredSession(
-            tf.train.ChiefSessionCreator(scaffold, checkpoint_dir=settings.model_dir),
-            hooks=[checkpoint_hook(settings, scaffold)],
-        ) as session:
-            train(settings, digits, model, session)
-    except tf.errors.OpError as error:
-        raise InputError(f"flag --model_dir={settings.model_dir}: {error.message}") from error
-
-
-def checkpoint_hook(settings: Settings, scaffold: tf.train.Scaffold) -> tf.train.SessionRunHook:
-    """Saves to --model_dir at the start, every so many steps, and at the end."""
-    return tf.train.CheckpointSaverHook(
-        settings.model_dir, save_steps=_CHECKPOINT_EVERY, scaffold=scaffold
+    creator = tf.train.ChiefSessionCreator(
+        tf.train.Scaffold(saver=model.saver), checkpoint_dir=settings.model_dir
     )
+    saves = SaveHook(settings.model_dir, model.saver, model.global_step)
+    try:
+        with deferred() as pending, tf.train.MonitoredSession(creator, [saves]) as session:
+            train(settings, digits, model, session, pending=pending)
+    except tf.errors.OpError as error:
+        raise InputError(f"flag --model_dir={settings.model_dir}: {one_line(error)}") from error
+    if pending.signum is not None:
+        raise Interrupted(
+            pending.signum,
+            f"interrupted, and saved at step {saves.saved_step} of {settings.train_steps} in "
+            f"{settings.model_dir}; the same command resumes there",
+        )
 
 
 def train(
@@ -58,8 +59,9 @@ def train(
     model: Model,
     session: tf.train.MonitoredSession,
     worker: int = 0,
+    pending: Optional[Pending] = None,
 ) -> int:
-    """Trains until the global step is --train_steps, whoever makes the steps.
+    """Trains until the global step is --train_steps, whoever makes the steps, or a signal came.
 
     Worker 0 also writes summaries to --model_dir and measures on the test digits.
 
@@ -82,35 +84,35 @@ def train(
         max_shift=min(digits.train_images.shape[1:]) // _PIXELS_PER_SHIFT,
         worker=worker,
     )
-    writer = tf.summary.FileWriterCache.get(settings.model_dir) if worker == 0 else None
     step = int(run_bare(model.global_step, {}))
     made, seconds = 0, 0.0
     with Progress(step, settings.train_steps) as progress:
-        while step < settings.train_steps:
+        while step < settings.train_steps and not (pending and pending.signum):
             began = time.perf_counter()
             images, labels = batches.at(step)
             feed = {model.images: images, model.labels: labels, model.is_training: True}
-            if writer is not None:  # One clock is enough.
+            if worker == 0:  # One clock is enough.
                 feed[model.step_seconds] = seconds
             before = step
             step, losses = _run_step(session, settings, model, feed, before + 1)
             made += 1
             seconds = time.perf_counter() - began
             progress.reach(step)
-            if writer is None:
+            if worker != 0:
                 continue
             # With other workers at work, a worker does not see every step.
             if step // _SUMMARY_EVERY > before // _SUMMARY_EVERY:
-                add_scalars(writer, "train", losses, step)
+                add_scalars(settings.model_dir, "train", losses, step)
                 if settings.updater != "none" and step < settings.train_steps:
-                    writer.add_summary(run_bare(model.center_summary, {}), step)
+                    with writing_events(settings.model_dir) as writer:
+                        writer.add_summary(run_bare(model.center_summary, {}), step)
             every = settings.eval_every
             # The last step is measured once it is over, with its report.
             if every and step // every > before // every and step < settings.train_steps:
                 measured = scores(evaluate(run_bare, model, digits))
                 if settings.updater == "none":
                     del measured["nearest_center_accuracy"]  # No centers before the final report.
-                add_scalars(writer, "test", measured, step)
+                add_scalars(settings.model_dir, "test", measured, step)
                 progress.log(_describe(step, {**losses, **measured}))
     return made
 
@@ -159,10 +161,10 @@ def report(settings: Settings, digits: Digits, model: Model) -> Report:
     if not np.isfinite(evaluation.embeddings).all():
         raise _diverged(settings, int(step))
     measured = scores(evaluation)
-    writer = tf.summary.FileWriterCache.get(settings.model_dir)
-    add_scalars(writer, "test", measured, int(step))
-    writer.add_summary(center_summary, int(step))
-    writer.flush()
+    add_scalars(settings.model_dir, "test", measured, int(step))
+    with writing_events(settings.model_dir) as writer:
+        writer.add_summary(center_summary, int(step))
+        writer.flush()
     write_projector(settings.model_dir, digits.test_images, evaluation)
     metrics = {
         "dataset": digits.name,
@@ -171,6 +173,7 @@ def report(settings: Settings, digits: Digits, model: Model) -> Report:
         "num_classes": digits.num_classes,
         "train_steps": int(step),
         "batch_size": settings.batch_size,
+        "network": settings.network,
         "embed_dims": settings.embed_dims,
         "updater": settings.updater,
         "centers": "means of the training embeddings" if settings.updater == "none" else "running",

@@ -11,28 +11,20 @@ servers. Worker 0, the chief, initialises them, or attaches to them where they l
 --model_dir. Parameter servers end with the last worker, or a minute after the chief.
 """
 
-import os
 import shutil
 import sys
 import warnings
-from typing import List, Optional
+from typing import List
 
 import mnist_console
-from absl import app, flags, logging
-from mnist_cluster_flags import Cluster, check_port, cluster_of
+from absl import app, flags
+from mnist_cluster_flags import check_port, cluster_of
 from mnist_data import Digits, load_digits
 from mnist_flag_groups import GROUPS, default_steps
 from mnist_flags import define_flags
 from mnist_help import format_help
-from mnist_run import (
-    SETTINGS_FILE,
-    InputError,
-    Settings,
-    check_identity,
-    check_model_dir,
-    identity,
-    write_json,
-)
+from mnist_run import InputError, Settings, check_model_dir
+from mnist_signals import Interrupted
 
 
 def parse_settings(argv: List[str]) -> Settings:
@@ -95,60 +87,6 @@ def import_tensorflow() -> None:
     tf.disable_v2_behavior()
 
 
-def train_and_report(settings: Settings, digits: Digits, cluster: Optional[Cluster]) -> None:
-    """Trains, alone or as the chief of a cluster, measures and writes the outputs.
-
-    Raises:
-      InputError: something the user can put right. An earlier run that does not fit is as it was.
-    """
-    import mnist_figures
-    import mnist_model
-    import mnist_training
-
-    trained = identity(settings, digits.crc32())
-    checkpoint = mnist_model.open_checkpoint(settings.model_dir)
-    if checkpoint:
-        check_identity(settings.model_dir, trained)
-    model = mnist_model.build_model(settings, digits.train_images.shape[1:], digits.num_classes)
-    if checkpoint:
-        mnist_model.check_fits(checkpoint, settings.model_dir)
-    start = int(checkpoint.get_tensor("global_step")) if checkpoint else 0
-
-    try:
-        os.makedirs(settings.model_dir, exist_ok=True)
-    except OSError as error:
-        raise InputError(
-            f"flag --model_dir={settings.model_dir}: expected a folder to write in, found: "
-            f"{error.strerror}"
-        ) from error
-    write_json(os.path.join(settings.model_dir, SETTINGS_FILE), trained)
-    logging.info(
-        "%s: %d images to train on, %d to test on, %d classes",
-        digits.name,
-        len(digits.train_images),
-        len(digits.test_images),
-        digits.num_classes,
-    )
-    logging.info("%s: at step %d of %d", settings.model_dir, start, settings.train_steps)
-    if cluster is not None:
-        import mnist_cluster
-
-        mnist_cluster.train(settings, digits, cluster)
-    elif start < settings.train_steps:
-        mnist_training.train_alone(settings, digits, model)
-
-    report = mnist_training.report(settings, digits, model)
-    figure = os.path.join(settings.model_dir, "embeddings.png")
-    title = (
-        f"{report.metrics['test_examples']} test images, --updater={settings.updater}: "
-        f"accuracy {report.metrics['test_accuracy']:.2%}"
-    )
-    mnist_figures.write_embeddings(figure, title, report.panel)
-    write_json(os.path.join(settings.model_dir, "metrics.json"), report.metrics)
-    logging.info("%s", report.summary)
-    logging.info("wrote %s and metrics.json beside it", figure)
-
-
 def main(argv: List[str]) -> int:
     """Runs the script and returns its exit code: 2 after wrong input, which is told in one line."""
     mnist_console.set_up_logging()
@@ -165,16 +103,24 @@ def main(argv: List[str]) -> int:
             return 0
         digits = load_checked(settings)
         import_tensorflow()
-        if cluster is None or cluster.is_chief:
-            train_and_report(settings, digits, cluster)
-        else:
+        if cluster is not None and not cluster.is_chief:
             import mnist_cluster
 
             mnist_cluster.train(settings, digits, cluster)
+            return 0
+        import mnist_experiments
+
+        if settings.compare:
+            mnist_experiments.compare(settings, digits)
+        else:
+            mnist_experiments.train_and_report(settings, digits, cluster)
     except ImportError as error:
         return _fail(f"{error}; pip install '.[train]' in the folder above scripts installs it all")
     except (InputError, OSError) as error:
         return _fail(str(error))
+    except Interrupted as interrupted:
+        print(f"train_mnist.py: {interrupted}", file=sys.stderr)
+        return interrupted.exit_code
     except KeyboardInterrupt:
         print("train_mnist.py: interrupted; the same command resumes", file=sys.stderr)
         return 130

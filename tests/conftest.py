@@ -6,6 +6,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import pytest  # noqa: E402
 import tensorflow.compat.v1 as tf  # noqa: E402
+from helpers import FORMULATIONS, choose_formulation  # noqa: E402
 
 tf.logging.set_verbosity(tf.logging.ERROR)
 
@@ -25,14 +26,10 @@ def control_flow(request):
     (tf.enable_control_flow_v2 if was_v2 else tf.disable_control_flow_v2)()
 
 
-@pytest.fixture(params=["very few classes", "few classes", "many classes"])
+@pytest.fixture(params=FORMULATIONS)
 def formulation(request, monkeypatch):
     """Runs a test as with so many classes, however many it has."""
-    from tf_centers import moves
-
-    few = request.param != "many classes"
-    monkeypatch.setattr(moves, "_FEW_CLASSES", 10**9 if few else 0)
-    monkeypatch.setattr(moves, "_VERY_FEW_CLASSES", 0 if request.param == "few classes" else 10**9)
+    choose_formulation(monkeypatch, request.param)
     return request.param
 
 

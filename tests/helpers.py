@@ -1,12 +1,24 @@
 """What the tests share: data, centers, sessions and a look at every bit of the state."""
 
 import contextlib
+import random
+import socket
 
 import numpy as np
 import tensorflow.compat.v1 as tf
 
 # All different, so that no mistake of an axis goes unseen.
 B, C, D = 12, 7, 5
+FORMULATIONS = ["very few classes", "few classes", "many classes"]
+
+
+def choose_formulation(monkeypatch, name):
+    """Has updates built as with so many classes, however many there are."""
+    from tf_centers import moves
+
+    few = name != "many classes"
+    monkeypatch.setattr(moves, "_FEW_CLASSES", 10**9 if few else 0)
+    monkeypatch.setattr(moves, "_VERY_FEW_CLASSES", 0 if name == "few classes" else 10**9)
 
 
 def make_ctrs(use_resource, shape=(C, D), dtype=tf.float32, initial=None, scope="embed"):
@@ -50,3 +62,20 @@ def make_batch(seed, rows=B, classes=C, dims=D, absent=(2,)):
 def state_bits(session, *variables):
     """The exact bits of variables, to see that nothing was written."""
     return [value.tobytes() for value in session.run([v for v in variables if v is not None])]
+
+
+def free_ports(count):
+    """Ports nobody listens on; all are held until the last is found, so that they differ.
+
+    Not from among those that the system gives to outgoing connections, which might be taken by the
+    time a server is up.
+    """
+    draw = random.SystemRandom()
+    with contextlib.ExitStack() as held:
+        ports = []
+        while len(ports) < count:
+            one = held.enter_context(contextlib.closing(socket.socket()))
+            with contextlib.suppress(OSError):
+                one.bind(("127.0.0.1", draw.randrange(10000, 32000)))
+                ports.append(one.getsockname()[1])
+        return ports

@@ -13,6 +13,7 @@ import threading
 import numpy as np
 import pytest
 from cluster_program import CLASSES, DIMS, ROWS, SHARDS, STEPS, make_batch
+from helpers import free_ports
 
 TESTS = pathlib.Path(__file__).resolve().parent
 TIMEOUT = 240  # seconds for one thing to happen; nothing takes that long unless it hangs
@@ -113,12 +114,6 @@ class Process:
         self._process.stdout.close()
 
 
-def free_port():
-    with contextlib.closing(socket.socket()) as one:
-        one.bind(("127.0.0.1", 0))
-        return one.getsockname()[1]
-
-
 class Cluster:
     """Two parameter servers, two workers and a reader, which reach each other through proxies."""
 
@@ -126,7 +121,7 @@ class Cluster:
         self._path = str(tmp_path / "state.npz")
         self._use_resource = use_resource
         self._tasks = [("ps", 0), ("ps", 1), ("worker", 0), ("worker", 1), ("worker", 2)]
-        self._ports = {task: free_port() for task in self._tasks}
+        self._ports = dict(zip(self._tasks, free_ports(len(self._tasks))))
         self._proxies = {task: Proxy(port) for task, port in self._ports.items()}
         self._processes = []
         try:

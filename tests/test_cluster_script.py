@@ -16,6 +16,7 @@ sys.path.insert(0, SCRIPTS)
 
 import mnist_model  # noqa: E402
 import train_mnist  # noqa: E402
+from helpers import free_ports  # noqa: E402
 from idx_files import write_folder  # noqa: E402
 from mnist_cluster_flags import cluster_of  # noqa: E402
 from mnist_run import InputError  # noqa: E402
@@ -23,18 +24,6 @@ from mnist_run import InputError  # noqa: E402
 BATCH_SIZE = 8
 # Far beyond what any machine needs: a bound, no measure.
 DEADLINE_SECS = 120
-
-
-def free_ports(count):
-    """Ports nobody listens on; all are held until the last is found, so that they differ."""
-    sockets = [socket.socket() for _ in range(count)]
-    try:
-        for held in sockets:
-            held.bind(("127.0.0.1", 0))
-        return [held.getsockname()[1] for held in sockets]
-    finally:
-        for held in sockets:
-            held.close()
 
 
 class Processes:
@@ -214,7 +203,7 @@ BAD_FLAGS = [
     ([PS, WORKERS], "--job_name=: expected ps or worker beside --ps_hosts, found nothing"),
     ([WORKERS], "--job_name=: expected ps or worker beside --worker_hosts"),
     (["--task_index=1"], "--task_index=1: expected --job_name"),
-    ([PS, WORKERS, "--job_name=chief"], r"--job_name=chief: .*<ps\|worker>"),
+    ([PS, WORKERS, "--job_name=chief"], r"--job_name=chief: expected one of ps, worker"),
     ([PS, "--job_name=ps"], "--worker_hosts=: expected host:port"),
     ([WORKERS, "--job_name=worker"], "--ps_hosts=: expected host:port"),
     (["--job_name=worker"], "--ps_hosts=: expected host:port"),

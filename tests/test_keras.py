@@ -1,4 +1,4 @@
-"""The Keras layer: with the Keras 3 of TF2, and with the graphs of TensorFlow 1.15."""
+"""The Keras layer: with Keras 3, with Keras 2 in TF2, and with the graphs of TensorFlow 1.15."""
 
 import functools
 import json
@@ -32,20 +32,29 @@ pytestmark = [
     pytest.mark.eager,
     pytest.mark.filterwarnings("ignore:The model does not have any trainable weights"),
 ]
-needs_keras3 = pytest.mark.skipif(
-    not hasattr(keras, "__version__") or keras.__version__ < "3", reason="Keras 3 only"
-)
+IN_KERAS3 = getattr(keras, "__version__", "0") >= "3"
+# What Keras 3 makes of a name that ends in .keras, and Keras 2 of TensorFlow 2.12 has to be told.
+KERAS_FORMAT = {} if IN_KERAS3 else {"save_format": "keras_v3"}
+needs_keras3 = pytest.mark.skipif(not IN_KERAS3, reason="Keras 3 only")
+needs_tf2 = pytest.mark.skipif(not IN_TF2, reason="TensorFlow 1.15 starts in graph mode")
 needs_graphs = pytest.mark.skipif(IN_TF2, reason="the graphs of TensorFlow 1.15 only")
 MEAN = tf_centers.CumulativeMean()
 GET = tf_centers.get_embed_centers
 
 
+def set_policy(policy):
+    if IN_KERAS3:
+        keras.config.set_dtype_policy(policy)
+    else:
+        keras.mixed_precision.set_global_policy(policy)
+
+
 @pytest.fixture(autouse=True)
 def fresh_keras():
     yield
-    if hasattr(keras, "config"):
-        keras.config.set_dtype_policy("float32")
-    if not IN_TF2:
+    if IN_TF2:
+        set_policy("float32")
+    else:
         keras.backend.clear_session()
 
 
@@ -127,7 +136,7 @@ BAD_BATCHES = [
 ]
 
 
-@pytest.mark.parametrize("jit_compile", ["auto", True] if IN_TF2 else [None])
+@pytest.mark.parametrize("jit_compile", ["auto", True] if IN_KERAS3 else [None])
 @pytest.mark.parametrize("batch, message", BAD_BATCHES)
 def test_bad_batches_are_refused(batch, message, jit_compile):
     model = plain_model(MEAN)
@@ -166,7 +175,7 @@ class Late(keras.Model):
         return self.center(inputs)
 
 
-@needs_keras3
+@needs_tf2
 @pytest.mark.parametrize("call", ["fit", "evaluate", "predict"])
 def test_xla_never_runs_it_unchecked(call):
     model = compiled(Late(), jit_compile=True)
@@ -228,14 +237,14 @@ def test_floats_that_cannot_tell_labels_apart(dtype, most):
         ComputeCenter(most + 1)(inputs)
 
 
-@needs_keras3
+@needs_tf2
 @pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16", "float16", "float64"])
 def test_precision(policy):
     """Centers are float32 at least, and float labels keep their digits."""
-    keras.config.set_dtype_policy(policy)
+    set_policy(policy)
     inputs = [keras.Input((), dtype="float32"), keras.Input((D + 1,))]
     embeds = keras.layers.Dense(D, use_bias=False, kernel_initializer="ones")(inputs[1])
-    assert embeds.dtype == policy.replace("mixed_", "")
+    assert tf.as_dtype(embeds.dtype).name == policy.replace("mixed_", "")
     distances = ComputeCenter(5000, MEAN)([inputs[0], embeds])
     # With a loss beside that of the layer: Keras adds only losses of one dtype.
     model = compiled(keras.Model(inputs, [embeds, distances]), loss=["mse", None])
@@ -246,7 +255,7 @@ def test_precision(policy):
     assert ctrs.dtype == (np.float64 if policy == "float64" else np.float32)
     assert counts[label] == 1 == counts.sum()
     np.testing.assert_allclose(ctrs[label], [9.0] * D, rtol=0.01)  # 1 + 1.2 + 1.4 + ... + 2
-    assert layer_of(model).ctrs.dtype == ctrs.dtype.name
+    assert tf.as_dtype(layer_of(model).ctrs.dtype).name == ctrs.dtype.name
 
 
 @needs_graphs
@@ -340,13 +349,13 @@ def check_twins(model, twin, batch):
         assert model.train_on_batch(batch) == twin.train_on_batch(batch)
 
 
-@needs_keras3
+@needs_tf2
 def test_saved_and_loaded(tmp_path):
     updater = tf_centers.ExponentialWindow(0.5, debias=True)
     model, path = dense_model(updater), str(tmp_path / "model.keras")
     fed = batches(2, D + 1)
     model.train_on_batch(fed[0])
-    model.save(path)
+    model.save(path, **KERAS_FORMAT)
     check_twins(model, keras.models.load_model(path), fed[1])
     untrained = dense_model(updater)
     model.save_weights(str(tmp_path / "model.weights.h5"))
@@ -354,12 +363,12 @@ def test_saved_and_loaded(tmp_path):
     check_weights(model, untrained)
 
 
-@needs_keras3
+@needs_tf2
 def test_subclassed_model_saved_and_loaded(tmp_path):
     model, path = compiled(Subclassed()), str(tmp_path / "model.keras")
     fed = batches(2, D + 1)
     model.train_on_batch(fed[0])
-    model.save(path)
+    model.save(path, **KERAS_FORMAT)
     twin = keras.models.load_model(path, custom_objects={"Subclassed": Subclassed})
     check_twins(model, twin, fed[1])
 
@@ -433,7 +442,7 @@ def test_only_on_tensorflow(monkeypatch):
         ComputeCenter(C)
 
 
-@pytest.mark.skipif(not IN_TF2, reason="TensorFlow 1.15 starts in graph mode")
+@needs_tf2
 @pytest.mark.parametrize("how", ["eager", "function"])
 @pytest.mark.parametrize("switch", [functools.partial(bool), tf.constant], ids=["bool", "tensor"])
 def test_called_by_hand(how, switch):
@@ -465,13 +474,14 @@ def test_called_by_hand(how, switch):
     assert layer.get_weights()[1].sum() == 3 * B
     expected = {"eager": 6, "function": 2 if isinstance(switch(True), bool) else 1}[how]
     assert len(traces) == expected
+    ctrs = layer.ctrs.value if IN_KERAS3 else layer.ctrs
     with tensorflow.GradientTape() as tape:
-        tape.watch(layer.ctrs.value)
+        tape.watch(ctrs)
         distances = layer([tf.constant([1]), tf.ones([1, D])], training=True)
-    assert tape.gradient(distances, layer.ctrs.value) is None
+    assert tape.gradient(distances, ctrs) is None
 
 
-@pytest.mark.skipif(not IN_TF2, reason="TensorFlow 1.15 starts in graph mode")
+@needs_tf2
 def test_empty_batch():
     layer = ComputeCenter(C)
     assert layer([tf.zeros([0], tf.int64), tf.zeros([0, D])], training=True).shape == (0,)

@@ -139,6 +139,21 @@ def test_two_locked_calls_in_one_step(use_resource):
     np.testing.assert_allclose(ctrs[3], 2.5, rtol=1e-6)
 
 
+def test_two_graphs_name_one_lock(use_resource):
+    """As those of two workers do: a server has one lock of each name, whoever asks for it."""
+    names = []
+    for calls in (1, 2):
+        with tf.Graph().as_default() as graph:
+            centers = make_table(2, use_resource)
+            for _ in range(calls):
+                tf_centers.update_embed_centers(
+                    np.ones([2, DIMS], np.float32), [3, 3], None, centers, use_locking=True
+                )
+        locks = [op for op in graph.get_operations() if op.type == "MutexV2"]
+        names.append([op.get_attr("shared_name") for op in locks])
+    assert names[0] == names[1] and len(set(names[0])) == 2
+
+
 @pytest.mark.parametrize("formula", ["cumulative", "window"])
 def test_locked_in_every_formulation(formula, formulation, use_resource, control_flow):
     updater, rule = {

@@ -23,7 +23,7 @@ def test_distances_by_hand():
 
 @pytest.mark.parametrize("pairs", [1, 30, 10**6], ids="blocks of {} pairs".format)
 @pytest.mark.parametrize("classes", [2, 3, 11, 40])
-@pytest.mark.parametrize("offset", [0, 1e4], ids=["around zero", "far from zero"])
+@pytest.mark.parametrize("offset", [0, 1e8], ids=["around zero", "far from zero"])
 def test_smallest_gap(pairs, classes, offset, monkeypatch):
     monkeypatch.setattr(mnist_metrics, "_BLOCK_PAIRS", pairs)
     for seed in range(5):
@@ -33,7 +33,7 @@ def test_smallest_gap(pairs, classes, offset, monkeypatch):
         means = [embeddings[labels == label].mean(axis=0) for label in np.unique(labels)]
         gap = min(np.linalg.norm(a - b) for a, b in itertools.combinations(means, 2))
         found = mnist_metrics.class_distances(embeddings, labels).inter
-        assert found == pytest.approx(gap, rel=1e-9)
+        assert found == pytest.approx(gap, rel=1e-6)
 
 
 def test_gap_far_smaller_than_the_spread():

@@ -19,7 +19,7 @@ IMAGES = np.random.RandomState(0).randint(0, 256, (6, 28, 28)).astype(np.uint8)
 
 def embed(network, images=IMAGES, embed_dims=2, is_training=False):
     return mnist_network.embed_images(
-        network, tf.constant(images), embed_dims, tf.constant(is_training)
+        network, tf.constant(images), embed_dims, tf.constant(is_training), tf.constant(0)
     )
 
 
@@ -71,29 +71,36 @@ def test_any_image_size(network, size, is_training):
 
 @pytest.mark.parametrize("shape", [(4, 3, 2, 5), (7, 5)], ids=["maps", "rows"])
 def test_batch_normalization(shape):
-    raw = 3.0 * np.random.RandomState(2).randn(*shape) + np.arange(shape[-1])
-    is_training = tf.placeholder(tf.bool, [])
-    normalized = mnist_network._normalize(tf.constant(raw, tf.float32), is_training)
+    random = np.random.RandomState(2)
+    first, second = (scale * random.randn(*shape) + np.arange(shape[-1]) for scale in (3.0, 0.5))
+    raw, is_training = tf.placeholder(tf.float32, shape), tf.placeholder(tf.bool, [])
+    step = tf.placeholder_with_default(0, [])
+    normalized = mnist_network._normalize(raw, is_training, step)
     follow = tf.get_collection(tf.GraphKeys.UPDATE_OPS)
-    rows = raw.reshape(-1, shape[-1])
-    mean, variance = rows.mean(axis=0), rows.var(axis=0)
-    unbiased = rows.var(axis=0, ddof=1)
+
+    def moments_of(batch, ddof):
+        rows = batch.reshape(-1, shape[-1])
+        return np.array([rows.mean(axis=0), rows.var(axis=0, ddof=ddof)])
+
+    def check(session, batch, moments, training):
+        found = session.run(normalized, {raw: batch, is_training: training})
+        expected = (batch - moments[0]) / np.sqrt(moments[1] + 1e-3)
+        np.testing.assert_allclose(found, expected, atol=2e-5)
+
     with initialized_session() as session:
-        found = session.run(normalized, {is_training: True})
-        np.testing.assert_allclose(found, (raw - mean) / np.sqrt(variance + 1e-3), atol=1e-5)
-        # Moments of 0 and 1 so far.
-        found = session.run(normalized, {is_training: False})
-        np.testing.assert_allclose(found, raw / np.sqrt(1 + 1e-3), rtol=1e-5)
-        session.run(follow, {is_training: True})
-        moments = {v.op.name: session.run(v) for v in tf.global_variables()}
-        np.testing.assert_allclose(moments["mean"], 0.01 * mean, atol=1e-6)
-        np.testing.assert_allclose(moments["variance"], 1 + 0.01 * (unbiased - 1), rtol=1e-6)
-        found = session.run(normalized, {is_training: False})
-        expected = (raw - 0.01 * mean) / np.sqrt(1 + 0.01 * (unbiased - 1) + 1e-3)
-        np.testing.assert_allclose(found, expected, atol=1e-5)
-        session.run(follow, {is_training: False})
-        again = {v.op.name: session.run(v) for v in tf.global_variables()}
-        assert all((again[name] == moments[name]).all() for name in moments)
+        check(session, first, moments_of(first, 0), training=True)
+        check(session, first, np.array([np.zeros(5), np.ones(5)]), training=False)
+        # The first step forgets these; step 15 moves by 5 / (5 + 15), a late one by 1 / 100.
+        session.run(follow, {raw: first, is_training: True})
+        moments = moments_of(first, 1)
+        check(session, second, moments, training=False)
+        for n, rate in ((15, 0.25), (10000, 0.01)):
+            session.run(follow, {raw: second, is_training: True, step: n})
+            moments += rate * (moments_of(second, 1) - moments)
+            check(session, first, moments, training=False)
+            check(session, second, moments_of(second, 0), training=True)
+        session.run(follow, {raw: second, is_training: False})
+        check(session, first, moments, training=False)
 
 
 def test_light_normalizes_every_hidden_layer_and_not_the_embedding():

@@ -13,6 +13,8 @@ from helpers import D, initialized_session, make_batch, state_bits
 
 import tf_centers
 
+CHECKPOINTS = pathlib.Path(__file__).resolve().parent / "checkpoints"
+WRITTEN_BY = sorted(folder.name for folder in CHECKPOINTS.iterdir())
 C, B = 11, 40  # uneven in every number of shards below
 UPDATERS = {
     "cumulative": (tf_centers.CumulativeMean(), reference.cumulative_mean),
@@ -154,6 +156,17 @@ def test_lookup_of_a_bad_label(use_resource):
             session.run(rows, {labels: [3, C]})
 
 
+@pytest.mark.parametrize("shards", [1, 2, 3, C])
+def test_lookup_of_every_label(shards, use_resource):
+    # The first and the last class of every shard among them.
+    initial = np.arange(1.0, C * D + 1).reshape(C, D)
+    centers = make_sharded(shards, use_resource, initializer=initial)
+    labels = np.random.RandomState(0).permutation(C)
+    rows = tf_centers.lookup_embed_centers(labels, centers)
+    with initialized_session() as session:
+        assert session.run(rows).tolist() == initial[labels].tolist()
+
+
 def test_empty_batch(use_resource):
     centers = make_sharded(3, use_resource)
     rows = tf_centers.get_embed_centers(
@@ -278,10 +291,15 @@ def test_a_checkpoint_moves_between_numbers_of_shards(later, use_resource, tmp_p
         np.testing.assert_array_equal(before, after)
 
 
+def test_checkpoints_of_the_oldest_and_the_newest_version_are_there():
+    assert {"tensorflow-1.15", "tensorflow-2.21"} <= set(WRITTEN_BY)
+
+
+# scripts/test_matrix.sh puts those of other versions beside them.
 @pytest.mark.parametrize("shards", [0, 1, 3, 4])
-@pytest.mark.parametrize("written_by", ["tensorflow-1.15", "tensorflow-2.21"])
+@pytest.mark.parametrize("written_by", WRITTEN_BY)
 def test_a_checkpoint_moves_between_versions(written_by, shards, use_resource):
-    folder = pathlib.Path(__file__).resolve().parent / "checkpoints" / written_by
+    folder = CHECKPOINTS / written_by
     partitioner = tf.fixed_size_partitioner(shards) if shards else None
     with tf.variable_scope("", partitioner=partitioner, use_resource=use_resource):
         centers = tf_centers.create_embed_centers(make_checkpoint.CLASSES, make_checkpoint.DIMS)

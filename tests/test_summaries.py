@@ -11,11 +11,21 @@ from helpers import initialized_session, make_centers, make_ctrs, state_bits
 import tf_centers
 from tf_centers import summaries
 
-# The two that lie closest, 5 and 6, are not both seen; nor is the one farthest out, 2.
+# Not seen are one of the two that lie closest, 5 and 6; the one farthest out, 2; and 7, half way
+# between the two that lie closest of those seen, 0 and 3.
 TABLE = np.array(
-    [[4, 0, 3], [-6, 2, 3], [90, 0, 0], [1, 1, 1], [8, -1, 4], [0, 12, 5], [0.5, 12, 5]], float
+    [
+        [4, 0, 3],
+        [-6, 2, 3],
+        [90, 0, 0],
+        [1, 1, 1],
+        [8, -1, 4],
+        [0, 12, 5],
+        [0.5, 12, 5],
+        [2.5, 0.5, 2],
+    ]
 )
-COUNTS = np.array([3, 1, 0, 250, 2, 0, 9])
+COUNTS = np.array([3, 1, 0, 250, 2, 0, 9, 0])
 COUNT_TAGS = {"share_of_classes_seen", "mean_count", "min_count", "max_count"}
 
 
@@ -94,7 +104,7 @@ def test_shards(shards, use_resource):
     with tf.variable_scope(
         "", partitioner=tf.fixed_size_partitioner(shards), use_resource=use_resource
     ):
-        centers = tf_centers.create_embed_centers(7, 3, initializer=TABLE)
+        centers = tf_centers.create_embed_centers(8, 3, initializer=TABLE)
     starts = np.cumsum([0] + [v.shape.as_list()[0] for v in centers.counts])
     counts = [COUNTS[start:end] for start, end in zip(starts, starts[1:])]
     assign = [tf.assign(v, part) for v, part in zip(centers.counts, counts)]

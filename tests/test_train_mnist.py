@@ -15,8 +15,9 @@ from matplotlib.figure import Figure
 SCRIPTS = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "scripts")
 sys.path.insert(0, SCRIPTS)
 
+import mnist_checkpoints  # noqa: E402
 import mnist_figures  # noqa: E402
-import mnist_model  # noqa: E402
+import mnist_run  # noqa: E402
 import train_mnist  # noqa: E402
 from idx_files import write_folder  # noqa: E402
 from mnist_run import InputError, check_identity, check_model_dir, identity  # noqa: E402
@@ -150,6 +151,8 @@ BAD_FLAGS = [
     ("--no_such_flag=1", r"no_such_flag"),
     ("--batch_sizes=1", r"'batch_sizes'. Did you mean: batch_size"),
     ("--seed", r"[Mm]issing value for flag --seed"),
+    ("--network=lenet", r"--network=lenet: expected one of light, lenet_pp"),
+    ("--compare=maybe", r"--compare=maybe: expected true or false"),
     ("--nohelp=1", r"flag --nohelp=1 does not take an argument"),
     ("stray", r"'stray'"),
 ]
@@ -187,36 +190,39 @@ def test_identity_names_the_difference(tmp_path):
         check_identity(str(tmp_path), identity(settings, 8))
 
 
+def test_identity_of_another_version(tmp_path, monkeypatch):
+    wanted = identity(train_mnist.parse_settings(["train_mnist.py"]), 7)
+    path = tmp_path / "settings.json"
+    check_identity(str(tmp_path), wanted)
+    older = {name: value for name, value in wanted.items() if name != "embed_dims"}
+    path.write_text(json.dumps(older))
+    with pytest.raises(
+        InputError, match="a run with no --embed_dims, this one has --embed_dims=64"
+    ):
+        check_identity(str(tmp_path), wanted)
+    # What an earlier version did, before it had the flag.
+    monkeypatch.setitem(mnist_run.Settings._field_defaults, "embed_dims", 64)
+    check_identity(str(tmp_path), wanted)
+    with pytest.raises(InputError, match="with --embed_dims=64, this one has --embed_dims=8;"):
+        check_identity(str(tmp_path), dict(wanted, embed_dims=8))
+
+    path.write_text(json.dumps(dict(wanted, later=None)))
+    with pytest.raises(InputError, match="with --later=None, this one has no --later"):
+        check_identity(str(tmp_path), wanted)
+    for damaged in ("", "{", "[]", "\0"):
+        path.write_text(damaged)
+        with pytest.raises(InputError, match="settings.json: expected an earlier run's settings"):
+            check_identity(str(tmp_path), wanted)
+
+
 @pytest.mark.parametrize(
     "state", [b"\xff\xfe", b"junk", b'model_checkpoint_path: "gone"'], ids=["bytes", "text", "gone"]
 )
 def test_broken_checkpoint(state, tmp_path):
-    assert mnist_model.open_checkpoint(str(tmp_path)) is None
+    assert mnist_checkpoints.open_checkpoint(str(tmp_path)) is None
     (tmp_path / "checkpoint").write_bytes(state)
     with pytest.raises(InputError, match="checkpoint: expected"):
-        mnist_model.open_checkpoint(str(tmp_path))
-
-
-def test_checkpoint_of_another_graph(tmp_path):
-    def build(num_dims):
-        return tf.get_variable("ctrs", [3, num_dims])
-
-    with tf.Graph().as_default(), tf.Session() as session:
-        build(2)
-        session.run(tf.global_variables_initializer())
-        tf.train.Saver().save(session, str(tmp_path / "model.ckpt"))
-    reader = mnist_model.open_checkpoint(str(tmp_path))
-    with tf.Graph().as_default():
-        build(2)
-        mnist_model.check_fits(reader, "DIR")
-    with tf.Graph().as_default():
-        build(4)
-        with pytest.raises(InputError, match=r"--model_dir=DIR.*ctrs of shape \[3, 4\].*\[3, 2\]"):
-            mnist_model.check_fits(reader, "DIR")
-    with tf.Graph().as_default():
-        tf.get_variable("other", [1])
-        with pytest.raises(InputError, match="other of shape .*missing"):
-            mnist_model.check_fits(reader, "DIR")
+        mnist_checkpoints.open_checkpoint(str(tmp_path))
 
 
 @pytest.mark.parametrize("dims", [1, 2, 5])
@@ -240,9 +246,10 @@ def test_many_classes_in_a_picture():
     labels = np.arange(3000) % 1500
     points = np.random.RandomState(0).randn(3000, 2)
     axes = Figure().add_subplot(1, 1, 1)
-    mnist_figures.draw_panel(
+    classes = mnist_figures.draw_panel(
         axes, mnist_figures.Panel(points, labels, points[:1500] + 9, labels[:1500])
     )
+    mnist_figures.add_legend(axes, classes)
     assert len(axes.collections) + len(axes.texts) < 200
     looks = {}
     for dots in axes.collections:

@@ -134,6 +134,19 @@ def test_cumulative_mean_by_hand(use_resource, formulation):
         assert session.run(centers.counts).tolist() == [0, 4, 0]
 
 
+def test_debiased_window_by_hand(use_resource, formulation):
+    # (0.25 * 2 + 0.5 * 4) / (0.25 + 0.5) = 10 / 3, then (0.125 * 2 + 0.25 * 4 + 0.5 * 10) / 0.875
+    centers = make_centers(tf_centers, use_resource, 3, 1)
+    embeds, labels = tf.placeholder(tf.float32, [None, 1]), tf.placeholder(tf.int64, [None])
+    updater = tf_centers.ExponentialWindow(0.5, debias=True)
+    result = tf_centers.get_embed_centers(embeds, labels, updater, centers)
+    with initialized_session() as session:
+        found = session.run(result, {embeds: [[2], [4]], labels: [1, 1]})
+        np.testing.assert_allclose(found, [[10 / 3]] * 2, rtol=1e-6)
+        found = session.run(result, {embeds: [[10]], labels: [1]})
+        np.testing.assert_allclose(found, [[50 / 7]], rtol=1e-6)
+
+
 def test_a_center_does_not_drift_from_rows_that_are_all_alike(use_resource, formulation):
     # If w and 1 - w were rounded apart, the window would settle beside the rows.
     centers = make_centers(tf_centers, use_resource, 2, 1, initializer=[[0.7], [0.7]])
@@ -263,6 +276,20 @@ def test_decay_at_the_ends_of_its_range(decay, expected, formulation):
     result = tf_centers.get_embed_centers([[5.0], [9.0]], [1, 1], updater, centers)
     with initialized_session() as session:
         assert session.run(result).tolist() == [[expected], [expected]]
+
+
+@pytest.mark.parametrize("rate, window, wen", [(0.0, 9.0, 2.0), (1.0, 2.0, 5.5)])
+def test_rate_as_tensor_at_the_ends_of_its_range(rate, window, wen):
+    # By a schedule that ends at a bound; 2 + 1 * (9 - 2) / (1 + 1) with an alpha of 1.
+    holder = tf.placeholder(tf.float32, [])
+    updaters = [tf_centers.ExponentialWindow(holder), tf_centers.WenUpdate(holder)]
+    found = []
+    for updater in updaters:
+        with tf.variable_scope(type(updater).__name__):
+            centers = tf_centers.create_embed_centers(2, 1, initializer=[[2.0], [2.0]])
+        found.append(tf_centers.get_embed_centers([[9.0]], [1], updater, centers))
+    with initialized_session() as session:
+        assert session.run(found, {holder: rate}) == [[[window]], [[wen]]]
 
 
 @pytest.mark.parametrize(

@@ -22,17 +22,21 @@ def as_floats(caller: str, name: str, value: Any) -> tf.Tensor:
     return tensor
 
 
-def as_labels(caller: str, name: str, value: Any) -> tf.Tensor:
-    """Converts `value` to int32 or int64, never to a narrower dtype than its own."""
+def as_labels(caller: str, name: str, value: Any) -> Tuple[tf.Tensor, tf.DType]:
+    """Converts `value` to int32 or int64, never to a narrower dtype than its own.
+
+    Returns:
+      The labels, and the dtype in which they were given: of uint64, those from 2^63 on are now
+      negative.
+    """
     tensor = _as_tensor(caller, name, value)
     if not tensor.dtype.is_integer:
         raise TypeError(
             f"{caller}: {name} must hold class labels of an integer dtype, got "
             f"{tensor.dtype.base_dtype.name} of shape {tensor.shape}"
         )
-    if tensor.dtype.base_dtype in (tf.int32, tf.int64):
-        return tensor
-    return tf.cast(tensor, tf.int64)
+    given = tensor.dtype.base_dtype
+    return (tensor if given in (tf.int32, tf.int64) else tf.cast(tensor, tf.int64)), given
 
 
 def as_mask(caller: str, name: str, value: Any) -> tf.Tensor:

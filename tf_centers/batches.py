@@ -28,7 +28,7 @@ def check_batch(
     """Converts and checks the arguments of a batch, drops its masked rows and casts the rest."""
     num_classes, num_dims = table.shape
     embeds = arguments.as_floats(checks.caller, "embed_batch", embed_batch)
-    labels = arguments.as_labels(checks.caller, "label_batch", label_batch)
+    labels, given = arguments.as_labels(checks.caller, "label_batch", label_batch)
     if mask is not None:
         mask = arguments.as_mask(checks.caller, "mask", mask)
     embeds, labels, mask = batch_rows(checks, embeds, labels, mask, num_dims)
@@ -37,7 +37,7 @@ def check_batch(
     if mask is not None:
         kept = tf.reshape(tf.where(mask), [-1])
         embeds, labels = tf.gather(embeds, kept), tf.gather(labels, kept)
-    labels = in_range(checks, labels, num_classes)
+    labels = in_range(checks, labels, num_classes, given)
     return Batch(embeds, labels, all_embeds, kept)
 
 

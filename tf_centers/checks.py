@@ -110,8 +110,8 @@ def label_vector(checks: Checks, labels: tf.Tensor) -> tf.Tensor:
     return checks.guard(_flatten_labels(checks, labels))
 
 
-def in_range(checks: Checks, labels: tf.Tensor, num_classes: int) -> tf.Tensor:
-    """Checks that each of the labels `[B]` lies in [0, num_classes)."""
+def in_range(checks: Checks, labels: tf.Tensor, num_classes: int, given: tf.DType) -> tf.Tensor:
+    """Checks that each of the labels `[B]`, of the dtype `given` once, lies in [0, num_classes)."""
     # Seen as unsigned a negative label is a huge one: one pass finds both kinds, with less ops.
     unsigned = {tf.int32: tf.uint32, tf.int64: tf.uint64}[labels.dtype]
     with on_host():
@@ -119,7 +119,7 @@ def in_range(checks: Checks, labels: tf.Tensor, num_classes: int) -> tf.Tensor:
     checks.require(
         lambda: tf.less(highest, tf.constant(num_classes, unsigned)),
         f"every label in [0, {num_classes}), found",
-        tf.bitcast(highest, labels.dtype),
+        highest if given == tf.uint64 else tf.bitcast(highest, labels.dtype),
     )
     return checks.guard(labels)
 

@@ -36,9 +36,10 @@ class ComputeCenter(keras.layers.Layer):  # type: ignore[misc]
     non-trainable weights, saved with the model. The centers are float32 also under a policy of
     half or mixed precision; with `dtype="float64"` they are float64.
 
-    XLA drops checks, so the layer declares that it cannot be compiled by it: Keras then runs the
+    XLA drops checks, so the layer declares that it cannot be compiled by it: Keras 3 then runs the
     whole model without, also under `jit_compile=True`. Make the layer in the constructor of a
-    subclassed model. Where Keras cannot see it there, XLA refuses it when the model first runs.
+    subclassed model. Where Keras cannot see it there, and under `jit_compile=True` of Keras 2, XLA
+    refuses it when the model first runs.
 
     Args:
       num_classes: Python integer C, at least 1.

@@ -181,9 +181,9 @@ def lookup_embed_centers(
     with tf.name_scope(name, caller, [label_batch]):
         checks = Checks(caller)
         table = find_table(caller, centers, with_counts=False)
-        labels = arguments.as_labels(caller, "label_batch", label_batch)
+        labels, given = arguments.as_labels(caller, "label_batch", label_batch)
         labels = label_vector(checks, labels)
-        labels = in_range(checks, labels, table.shape[0])
+        labels = in_range(checks, labels, table.shape[0], given)
         return tf.stop_gradient(read_table(table, labels))
 
 
