@@ -7,7 +7,8 @@ whole and in shards, with and without locks, and asks TensorFlow for the kernels
 the wheel with CUDA (`pip install tensorflow`): `tensorflow-cpu` has no GPU kernels to list.
 
 Prints a table of the types of ops, and exits with 1 where one has no GPU kernel that ought to: an
-op placed on no particular device, that is none of the lock's.
+op placed on no particular device, that is none of the lock's. For a table or rows it has to be a
+kernel that works in the memory of the GPU, and the op must not be placed on the host.
 """
 
 import os
@@ -22,8 +23,11 @@ from kernel_calls import Setting, build_calls, holds_rows, settings  # noqa: E40
 from kernel_registry import Registry  # noqa: E402
 from tqdm import tqdm  # noqa: E402
 
-# Older TensorFlow has its lock on a CPU alone, and the documents say so.
+# It works on the host, and the documents say so.
 _LOCK = {"MutexV2", "MutexLock", "ConsumeMutexLock"}
+# They touch no element of a table or a row, so that a kernel for all devices is as good.
+_HAND_ON = {"Placeholder", "VarHandleOp", "ReadVariableOp", "VarIsInitializedOp"}
+_HAND_ON |= {"Enter", "NextIteration", "Exit", "Switch", "Merge", "Identity"}
 
 
 class Finding(NamedTuple):
@@ -52,9 +56,10 @@ def examine(setting: Setting, registry: Registry, findings: Findings) -> None:
             dtypes = " ".join(dict.fromkeys(t.dtype.base_dtype.name for t in tensors))
             finding = findings.setdefault((op.type, rows), Finding(set(), set(), set(), []))
             finding.dtypes.add(dtypes)
-            if registry.has_kernel(op, "GPU"):
-                continue
             placed = tf.DeviceSpec.from_string(op.device).device_type == "CPU"
+            its_own = rows and op.type not in _HAND_ON
+            if registry.has_kernel(op, "GPU", its_own) and not (placed and rows):
+                continue
             if op.type in _LOCK or (placed and not rows):
                 finding.on_host.add(dtypes)
                 continue

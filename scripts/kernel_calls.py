@@ -13,6 +13,7 @@ _DIMS = 17
 _SHARDS = 2
 _DTYPES = (tf.float16, tf.bfloat16, tf.float32, tf.float64)
 _LABEL_DTYPES = (tf.int32, tf.int64)
+_OTHER_LABEL_DTYPES = (tf.int8, tf.int16, tf.uint8, tf.uint16, tf.uint32, tf.uint64)
 
 
 class Setting(NamedTuple):
@@ -34,6 +35,8 @@ def settings() -> Iterator[Setting]:
             yield Setting(num_classes, dtype, label_dtype, use_resource)
         for use_locking in (False, True):
             yield Setting(_CLASSES[0], dtype, label_dtype, use_resource, _SHARDS, use_locking)
+    for label_dtype in _OTHER_LABEL_DTYPES:  # cast to int64 before anything else
+        yield Setting(_CLASSES[0], tf.float32, label_dtype, use_resource=True)
 
 
 def build_calls(setting: Setting) -> None:

@@ -10,7 +10,8 @@ from typing import Dict, List, NamedTuple, Set, Tuple
 
 import tensorflow.compat.v1 as tf
 
-# Kernels of this device type serve every type of device that has none of its own.
+# Kernels of this device type serve every type of device that has none of its own; where they
+# compute, they do so in the memory of the host.
 _ANY_DEVICE = "DEFAULT"
 
 
@@ -27,13 +28,19 @@ class Registry:
     def __init__(self) -> None:
         self._kernels: Dict[str, Tuple[Kernel, ...]] = {}
 
-    def has_kernel(self, op: tf.Operation, device: str) -> bool:
-        """Whether the op, with the dtypes it has, has a kernel for a type of device."""
+    def has_kernel(self, op: tf.Operation, device: str, its_own: bool = False) -> bool:
+        """Whether the op, with the dtypes it has, has a kernel for a type of device.
+
+        Args:
+          op: what is to run.
+          device: "CPU", "GPU" ...
+          its_own: whether it has to be one for this type alone, and not for every type of device.
+        """
         if op.type not in self._kernels:
             self._kernels[op.type] = parse_kernels(_refusal(op))
         dtypes = _attribute_dtypes(op.node_def)
         return any(
-            kernel.device in (device, _ANY_DEVICE)
+            kernel.device in ((device,) if its_own else (device, _ANY_DEVICE))
             and all(dtypes[name] <= values for name, values in kernel.allowed.items())
             for kernel in self._kernels[op.type]
         )
@@ -74,7 +81,9 @@ def _refusal(op: tf.Operation) -> str:
     probe = graph.node.add()
     probe.CopyFrom(op.node_def)
     probe.name, probe.device = "probe", ""
-    probe.attr.pop("_class", None)
+    # What belongs to another place: colocation, and how control flow is to be taken apart.
+    for name in [name for name in probe.attr if name.startswith("_")]:
+        del probe.attr[name]
     probe.attr["_kernel"].s = b"none"
     if any(value.HasField("func") for value in probe.attr.values()):
         graph.library.CopyFrom(op.graph.as_graph_def().library)

