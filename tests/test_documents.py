@@ -1,59 +1,51 @@
 """What the documents say is so: every code block and every docstring example is run."""
 
-import doctest
-import functools
-import inspect
-import operator
-import pathlib
-import re
-import subprocess
-import sys
+import typing
 
+import documents
 import numpy as np
 import pytest
 import tensorflow.compat.v1 as tf
+from documents import DOCUMENTS, LAYERS, ROOT
 from tensorflow import keras
 
 import tf_centers
 import tf_centers.keras
 
-ROOT = pathlib.Path(__file__).resolve().parent.parent
 # Its blocks run in tests/test_migrating.py, where the codes before and after are compared.
 MIGRATING = ROOT / "docs" / "migrating.md"
-DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md"] + sorted(ROOT.glob("docs/*.md"))
-BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$(?:\n+```text\n(.*?)^```$)?", re.MULTILINE | re.DOTALL)
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+RUNNER = (ROOT / ".ci" / "run").read_text(encoding="utf-8")
+STATELESS = ("EmbedCenters", "NearestCenters", "create_embed_centers")
 
 
 def _blocks():
     for document in DOCUMENTS:
         if document == MIGRATING:
             continue
-        text = document.read_text(encoding="utf-8")
-        for match in BLOCK.finditer(text):
-            line = text[: match.start()].count("\n") + 1
-            yield pytest.param(document, match, id=f"{document.name}:{line}")
+        for block in documents.find_blocks(document.read_text(encoding="utf-8")):
+            yield pytest.param(block, id=f"{document.name}:{block.line}")
 
 
-@pytest.mark.parametrize("document, match", list(_blocks()))
-def test_block(document, match):
-    language, code, expected = match.groups()
-    if language == "sh":
-        # Installing and training is for .ci/run, which takes these commands from the document.
-        before = document.read_text(encoding="utf-8")[: match.start()].rstrip()
-        name = re.search(r"<!-- command: (\w+) -->$", before)
-        runner = (ROOT / ".ci" / "run").read_text(encoding="utf-8")
-        assert name and f"readme_command {name.group(1)}" in runner
-        return
-    assert language == "python", f"a block of {language or 'no language'} that no test can run"
-    result = subprocess.run(
-        [sys.executable, "-c", code],
-        cwd=str(ROOT),
-        capture_output=True,
-        text=True,
-    )
-    assert result.returncode == 0, result.stderr
-    if expected is not None:
-        assert result.stdout == expected
+@pytest.mark.parametrize("block", list(_blocks()))
+def test_block(block):
+    assert documents.faults_of_block(block, RUNNER) == []
+
+
+@pytest.mark.parametrize(
+    "bad, fault",
+    [
+        ("```python\nraise SystemExit(3)\n```\n", "line 1: "),
+        ("```python\nprint(1)\n```\n\n```text\n2\n```\n", "expected '2\\n', found '1\\n'"),
+        ("```python\nimport tf_centres\n```\n", "ModuleNotFoundError"),
+        ("text\n```sh\nrm -rf .venv\n```\n", "line 2: a command that nothing runs"),
+        ("<!-- command: tes -->\n```sh\ntrue\n```\n", "a command that nothing runs"),
+        ("```\nx = 1\n```\n", "a block of no language"),
+    ],
+)
+def test_bad_block_is_refused(bad, fault):
+    (block,) = documents.find_blocks(bad)
+    assert fault in documents.faults_of_block(block, RUNNER)[0]
 
 
 def test_blocks_are_found():
@@ -61,38 +53,83 @@ def test_blocks_are_found():
 
 
 def test_first_example_is_short():
-    first = BLOCK.search((ROOT / "README.md").read_text(encoding="utf-8"))
-    assert first.group(1) == "python" and first.group(3)
-    assert len(first.group(2).strip().splitlines()) <= 15
+    first = next(documents.find_blocks(README))
+    assert first.language == "python" and first.expected
+    assert len(first.code.strip().splitlines()) <= 15
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
 def test_links_lead_somewhere(document):
-    for target in re.findall(r"\]\(([^)]+)\)", document.read_text(encoding="utf-8")):
-        if not target.startswith(("http://", "https://", "#")):
-            assert (document.parent / target.split("#")[0]).exists(), target
+    assert documents.faults_of_links(document, document.read_text(encoding="utf-8")) == []
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        "[x](docs/migration.md)",
+        "![x](docs/benchmark.jpg)",
+        "[x](#kera)",
+        "[x](docs/migrating.md#facenet)",
+        "[x](../../etc/passwd)",
+        "[x](http:/example.org)",
+        "[x](https://localhost)",
+        "[x](ftp://example.org/a)",
+        "[x](https://example.org/a b)",
+        "[x][y]\n\n[y]: nowhere.md",
+    ],
+)
+def test_bad_link_is_refused(bad):
+    assert len(documents.faults_of_links(ROOT / "README.md", f"# Keras\n\n{bad}\n")) == 1
+
+
+@pytest.mark.parametrize(
+    "good",
+    [
+        "[x](docs/migrating.md#facenets-center_loss) `[a](b)`",
+        "[x](#a-title-of-it) [y](#a-title-of-it-1)\n## A `title`, of *it*!\n## A title of it",
+        "[x](https://example.org/a#b) [x](tests/)",
+        "```python\na[0](1)\n```",
+    ],
+)
+def test_good_link_is_not_refused(good):
+    assert documents.faults_of_links(ROOT / "README.md", good) == []
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_scripts_and_their_flags_exist(document):
+    assert documents.faults_of_commands(document.read_text(encoding="utf-8")) == []
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        "`scripts/soke.py`",
+        "`python scripts/soak.py --upgrades=3`",
+        "scripts/soak.py \\\n  --upgrades",
+    ],
+)
+def test_bad_command_is_refused(bad):
+    assert len(documents.faults_of_commands(bad)) == 1
 
 
 def test_table_of_calls_is_the_public_surface():
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    table = readme[readme.index("## Calls") : readme.index("## Updaters")]
-    rows = re.findall(r"^\| `([\w.]+)(\([^`]*\))?` \|", table, re.MULTILINE)
-    layers = [f"keras.{name}" for name in tf_centers.keras.__all__]
-    assert sorted(name for name, _ in rows) == sorted(tf_centers.__all__ + layers)
-    for name, arguments in rows:
-        item = operator.attrgetter(name)(tf_centers)
-        if name in layers:
-            item = functools.partial(item.__init__, None)
-        parameters = inspect.signature(item).parameters.values()
-        said = [part.strip() for part in arguments.strip("()").split(",") if part.strip()]
-        plain = [
-            "**" * (p.kind is p.VAR_KEYWORD) + p.name
-            if p.default is p.empty
-            else f"{p.name}={p.default!r}".replace("'", '"')
-            for p in parameters
-        ]
-        plain = [part.replace("tf.float32", "float32") for part in plain]
-        assert [part.replace("tf.float32", "float32") for part in said] == plain, name
+    assert documents.faults_of_calls(README) == []
+
+
+@pytest.mark.parametrize(
+    "right, wrong, faults",
+    [
+        ("`center_loss(embed_batch,", "`centre_loss(embed_batch,", 2),
+        ("alpha=0.5", "alpha=0.05", 1),
+        ("dtype=tf.float32", "dtype=tf.float64", 1),
+        ("k=1, name=None)` |", "name=None, k=1)` |", 1),
+        ("| `CumulativeMean()` |", "| CumulativeMean |", 1),
+        ("**layer_kwargs", "layer_kwargs", 1),
+    ],
+)
+def test_bad_table_of_calls_is_refused(right, wrong, faults):
+    assert right in README
+    assert len(documents.faults_of_calls(README.replace(right, wrong))) == faults
 
 
 @pytest.mark.parametrize("name", sorted(tf_centers.__all__))
@@ -101,13 +138,9 @@ def test_docstring(name):
     item = getattr(tf_centers, name)
     assert item.__doc__ and item.__doc__.strip()
     globs = {public: getattr(tf_centers, public) for public in tf_centers.__all__}
-    tests = doctest.DocTestFinder(recurse=False).find(item, name, globs=dict(globs, tf=tf))
-    runner = doctest.DocTestRunner(optionflags=doctest.NORMALIZE_WHITESPACE)
-    for test in tests:
-        runner.run(test)
-    assert runner.summarize(verbose=False).failed == 0
-    stateless = ("EmbedCenters", "NearestCenters", "create_embed_centers")
-    assert name in stateless or runner.tries > 0, "no example"
+    tries, faults = documents.run_examples(item, name, dict(globs, tf=tf))
+    assert faults == []
+    assert name in STATELESS or tries > 0, "no example"
 
 
 @pytest.mark.eager
@@ -115,7 +148,41 @@ def test_docstring(name):
 def test_docstring_of_the_keras_layer():
     layer = tf_centers.keras.ComputeCenter
     globs = dict(vars(tf_centers), ComputeCenter=layer, keras=keras, np=np)
-    runner = doctest.DocTestRunner(optionflags=doctest.NORMALIZE_WHITESPACE)
-    for test in doctest.DocTestFinder(recurse=False).find(layer, "ComputeCenter", globs=globs):
-        runner.run(test)
-    assert runner.summarize(verbose=False).failed == 0 and runner.tries > 0
+    tries, faults = documents.run_examples(layer, "ComputeCenter", globs)
+    assert faults == [] and tries > 0
+
+
+def test_bad_example_is_refused():
+    def bad():
+        """Says what is not so.
+
+        Example:
+          >>> tf.Session().run(tf.constant([1.5]) * 2)
+          array([3.1], dtype=float32)
+        """
+
+    tries, faults = documents.run_examples(bad, "bad", {"tf": tf})
+    assert tries == 1 and "array([3.], dtype=float32)" in "".join(faults)
+
+
+def test_every_example_is_among_those_run():
+    found = []
+    for path in sorted((ROOT / "tf_centers").glob("*.py")):
+        found += documents.find_examples(path.read_text(encoding="utf-8"))
+    run = [name for name in tf_centers.__all__ if name not in STATELESS]
+    assert sorted(found) == sorted(run + tf_centers.keras.__all__)
+
+
+def test_example_out_of_the_way_is_seen():
+    inside = 'class A:\n  def b(self):\n    """C.\n\n    >>> 1\n    2\n    """\n'
+    assert len(documents.find_examples(inside)) == 1
+    assert documents.find_examples(inside.replace(">>>", "")) == []
+
+
+@pytest.mark.parametrize("name", sorted(tf_centers.__all__ + LAYERS))
+def test_public_surface_has_type_hints(name):
+    for parameter in documents.parameters(name):
+        assert parameter.annotation is not parameter.empty, parameter.name
+    item = getattr(tf_centers, name, tf_centers.keras.ComputeCenter.__init__)
+    hints = typing.get_type_hints(item)
+    assert isinstance(item, type) or "return" in hints

@@ -48,7 +48,13 @@ def fill_in(batch: Batch, rows: tf.Tensor) -> tf.Tensor:
         with tf.control_dependencies([rows]):
             return tf.stop_gradient(tf.identity(batch.all_embeds))
     if batch.kept is not None:
-        rows = tf.tensor_scatter_nd_update(batch.all_embeds, tf.expand_dims(batch.kept, 1), rows)
+        # Half precision has no GPU kernel here.
+        dtype = rows.dtype
+        wide = tf.float32 if dtype.size < tf.float32.size else dtype
+        filled = tf.tensor_scatter_nd_update(
+            tf.cast(batch.all_embeds, wide), tf.expand_dims(batch.kept, 1), tf.cast(rows, wide)
+        )
+        rows = tf.cast(filled, dtype)
     if not tf.executing_eagerly():
         rows.set_shape(batch.all_embeds.shape)
     return tf.stop_gradient(rows)

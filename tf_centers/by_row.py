@@ -1,11 +1,12 @@
 """One new row per row of the batch: for many classes, when few rows are repeated."""
 
+import contextlib
 from typing import Any, List, Optional
 
 import tensorflow.compat.v1 as tf
 
 from tf_centers.by_group import weighted_means
-from tf_centers.checks import Checks
+from tf_centers.checks import Checks, on_host
 from tf_centers.grouping import group_rows, last_rows
 from tf_centers.moved import Moved
 from tf_centers.rows import read_rows, write_rows
@@ -98,7 +99,12 @@ def _split_rows(size: tf.Tensor, parts: int, *tensors: tf.Tensor) -> List[List[t
     sizes = size // parts + tf.cast(tf.range(parts, dtype=size.dtype) < size % parts, size.dtype)
     rest = tf.shape(tensors[0])[:1] - size
     sizes = tf.concat([sizes, rest], axis=0)
-    return [tf.split(tensor, sizes, num=parts + 1)[:parts] for tensor in tensors]
+
+    def split(tensor: tf.Tensor) -> List[tf.Tensor]:
+        with on_host() if tensor.dtype.is_integer else contextlib.nullcontext():
+            return list(tf.split(tensor, sizes, num=parts + 1)[:parts])
+
+    return [split(tensor) for tensor in tensors]
 
 
 def _step_in_parts(

@@ -29,8 +29,10 @@ class Checks:
           expected: what the message says, followed by the values of `found`.
         """
         if self._validate:
+            parts = [f"{self.caller}: expected {expected}"] + list(found)
+            with on_host():
+                data = [tf.constant(part) if isinstance(part, str) else part for part in parts]
             with tf.control_dependencies(self._ops):
-                data = [f"{self.caller}: expected {expected}"] + list(found)
                 ok = tf.raw_ops.Assert(condition=condition(), data=data, summarize=8)
             self._ops.append(ok)
 
@@ -63,6 +65,15 @@ class Checks:
         if shape is not None and not tf.executing_eagerly():
             tensor.set_shape(shape)
         return tensor
+
+
+def on_host() -> Any:
+    """A context whose ops run on the CPU of their machine: for labels and texts.
+
+    Not every op has a GPU kernel for their dtypes. Nothing larger goes in here, not even to have
+    its shape read.
+    """
+    return tf.device("/device:CPU:0")
 
 
 def batch_rows(
@@ -108,14 +119,20 @@ def label_vector(checks: Checks, labels: tf.Tensor) -> tf.Tensor:
 
 def in_range(checks: Checks, labels: tf.Tensor, num_classes: int, given: tf.DType) -> tf.Tensor:
     """Checks that each of the labels `[B]`, of the dtype `given` once, lies in [0, num_classes)."""
-    # Seen as unsigned a negative label is a huge one: one pass finds both kinds, with less ops.
-    unsigned = {tf.int32: tf.uint32, tf.int64: tf.uint64}[labels.dtype]
-    highest = tf.reduce_max(tf.bitcast(labels, unsigned))
-    checks.require(
-        lambda: tf.less(highest, tf.constant(num_classes, unsigned)),
-        f"every label in [0, {num_classes}), found",
-        highest if given == tf.uint64 else tf.bitcast(highest, labels.dtype),
-    )
+    # With its sign bit turned a negative label is a huge one: one pass finds both kinds. Not every
+    # TensorFlow has a kernel to find the largest of unsigned ones.
+    lowest = labels.dtype.min
+    with on_host():
+        highest = tf.reduce_max(tf.bitwise.bitwise_xor(labels, lowest))
+        found = tf.bitwise.bitwise_xor(highest, lowest)
+        if given == tf.uint64:
+            found = tf.bitcast(found, given)
+
+    def fits() -> tf.Tensor:
+        with on_host():
+            return tf.less(highest, num_classes + lowest)
+
+    checks.require(fits, f"every label in [0, {num_classes}), found", found)
     return checks.guard(labels)
 
 

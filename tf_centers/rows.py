@@ -23,6 +23,10 @@ def read_all_rows(variable: Any) -> tf.Tensor:
 
 def write_rows(variable: Any, rows: tf.Tensor, values: tf.Tensor) -> Any:
     """Overwrites rows of a variable; what it returns is for control dependencies only."""
+    if is_ref(variable) and variable.dtype.base_dtype.is_integer:
+        # The other op has no GPU kernel here, and a table on the GPU would follow its counts to
+        # the host.
+        return tf.scatter_nd_update(variable, tf.expand_dims(rows, 1), values)
     return tf.scatter_update(variable, rows, values)
 
 

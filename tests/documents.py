@@ -1,0 +1,175 @@
+"""What documents and docstrings are checked for; each check lists the faults it finds."""
+
+import ast
+import doctest
+import functools
+import inspect
+import operator
+import pathlib
+import re
+import subprocess
+import sys
+import urllib.parse
+from typing import NamedTuple, Optional
+
+import tf_centers
+import tf_centers.keras
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+DOCUMENTS = [ROOT / f"{name}.md" for name in ("README", "CONTRIBUTING", "CHANGES")] + sorted(
+    ROOT.glob("docs/*.md")
+)
+LAYERS = [f"keras.{name}" for name in tf_centers.keras.__all__]
+_BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$(?:\n+```text\n(.*?)^```$)?", re.MULTILINE | re.DOTALL)
+_FENCED = re.compile(r"^```.*?^```$", re.MULTILINE | re.DOTALL)
+
+
+class Block(NamedTuple):
+    """A fenced block of a document.
+
+    Attributes:
+      line: where it begins, from 1.
+      before: the text up to it.
+      language: "python", "sh" ...
+      code: what is to be run.
+      expected: what it is said to print, in a block of text right after it; or None.
+    """
+
+    line: int
+    before: str
+    language: str
+    code: str
+    expected: Optional[str]
+
+
+def find_blocks(text):
+    for match in _BLOCK.finditer(text):
+        before = text[: match.start()]
+        yield Block(before.count("\n") + 1, before, *match.groups())
+
+
+def faults_of_block(block, runner):
+    """Runs Python; a command of the shell has to be one that `runner` takes from the document."""
+    if block.language == "sh":
+        name = re.search(r"<!-- command: (\w+) -->$", block.before.rstrip())
+        taken = name and re.search(rf"^readme_command {name.group(1)}$", runner, re.MULTILINE)
+        return [] if taken else [f"line {block.line}: a command that nothing runs"]
+    if block.language != "python":
+        return [f"line {block.line}: a block of {block.language or 'no language'}"]
+    result = subprocess.run(
+        [sys.executable, "-c", block.code], cwd=str(ROOT), capture_output=True, text=True
+    )
+    if result.returncode != 0:
+        return [f"line {block.line}: {result.stderr}"]
+    if block.expected not in (None, result.stdout):
+        return [f"line {block.line}: expected {block.expected!r}, found {result.stdout!r}"]
+    return []
+
+
+def faults_of_links(document, text):
+    """Paths and headings have to exist; of an address only the form is looked at."""
+    faults = []
+    prose = re.sub(r"`[^`]*`", "", _FENCED.sub("", text))
+    targets = re.findall(r"\]\(\s*([^)]*?)\s*\)", prose)
+    for target in targets + re.findall(r"^\[[^\]]+\]:\s*(\S+)", prose, re.MULTILINE):
+        parts = urllib.parse.urlsplit(target)
+        if parts.scheme or parts.netloc:
+            host = re.match(r"[\w-]+(\.[\w-]+)+$", parts.netloc)
+            if parts.scheme not in ("http", "https") or not host or re.search(r"\s", target):
+                faults.append(f"no address: {target}")
+            continue
+        path = (document.parent / parts.path).resolve() if parts.path else document
+        if not path.exists() or ROOT not in path.parents:
+            faults.append(f"no such file: {target}")
+        elif parts.fragment:
+            there = text if path == document else path.read_text(encoding="utf-8")
+            if parts.fragment not in _anchors(there):
+                faults.append(f"no such heading: {target}")
+    return faults
+
+
+def _anchors(text):
+    """The headings as GitHub names them."""
+    found = []
+    for heading in re.findall(r"^#{1,6} +(.*?) *#*$", _FENCED.sub("", text), re.MULTILINE):
+        shown = re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", heading)
+        anchor = re.sub(r"[^\w\- ]", "", shown.lower()).replace(" ", "-")
+        found.append(f"{anchor}-{found.count(anchor)}" if anchor in found else anchor)
+    return found
+
+
+def faults_of_commands(text):
+    """Scripts named with arguments, in prose or blocks, have to exist and to have the flags."""
+    faults = []
+    defined = "".join(path.read_text(encoding="utf-8") for path in ROOT.glob("scripts/*.py"))
+    names = set(re.findall(r'"(\w+)"', defined))  # some flags are defined in a loop over names
+    text = text.replace("\\\n", " ")
+    for script, arguments in re.findall(r"\b(scripts/\w+\.\w+)((?:\s+--?\w[^\s`]*)*)", text):
+        if not (ROOT / script).exists():
+            faults.append(f"no such script: {script}")
+        for flag in re.findall(r"--(\w+)", arguments):
+            if flag not in names | {"help"}:
+                faults.append(f"no such flag of {script}: --{flag}")
+    return faults
+
+
+def faults_of_calls(readme):
+    """The table of calls against `__all__` and the signatures."""
+    table = readme[readme.index("## Calls") : readme.index("## Updaters")]
+    rows = re.findall(r"^\| `([\w.]+)(?:\(([^`]*)\))?` \|", table, re.MULTILINE)
+    names, public = [name for name, _ in rows], tf_centers.__all__ + LAYERS
+    faults = [f"not public: {name}" for name in names if name not in public]
+    faults += [f"not told once: {name}" for name in public if names.count(name) != 1]
+    for name, arguments in rows:
+        said = [part.strip() for part in arguments.split(",") if part.strip()]
+        if name in public and said != _arguments(name):
+            faults.append(f"{name}: expected {_arguments(name)}, found {said}")
+    return faults
+
+
+def _arguments(name):
+    """The parameters of a public name, as the table is to show them."""
+    shown = []
+    for parameter in parameters(name):
+        default = parameter.default
+        if parameter.kind is parameter.VAR_KEYWORD:
+            shown.append(f"**{parameter.name}")
+        elif default is parameter.empty:
+            shown.append(parameter.name)
+        else:
+            shown.append(f"{parameter.name}={default!r}".replace("'", '"'))
+    return shown
+
+
+def parameters(name):
+    """The parameters of a public function, or of the constructor of a public class."""
+    item = operator.attrgetter(name)(tf_centers)
+    if name in LAYERS:
+        item = functools.partial(item.__init__, None)
+    return list(inspect.signature(item).parameters.values())
+
+
+def run_examples(item, name, globs):
+    """Runs the examples of one docstring.
+
+    Returns:
+      How many statements there were, and the faults.
+    """
+    faults = []
+    runner = doctest.DocTestRunner(optionflags=doctest.NORMALIZE_WHITESPACE)
+    for test in doctest.DocTestFinder(recurse=False).find(item, name, globs=globs):
+        runner.run(test, out=faults.append)
+    return runner.tries, faults
+
+
+def find_examples(source):
+    """The names of what has a docstring with an example; a method or a module is none of these."""
+    found = []
+    tree = ast.parse(source)
+    documented = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+    for node in ast.walk(tree):
+        if isinstance(node, documented) and re.search(
+            r"^Examples?:|^\s*>>>", ast.get_docstring(node) or "", re.MULTILINE
+        ):
+            found.append(node.name if node in tree.body else "a module or something within another")
+    return found
