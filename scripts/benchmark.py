@@ -46,6 +46,7 @@ flags.DEFINE_list(
 )
 flags.DEFINE_integer("runs", 200, "Timed runs of each contender at each size.", lower_bound=5)
 flags.DEFINE_integer("threads", 2, "Threads, within and between ops.", lower_bound=1)
+flags.DEFINE_boolean("static_batch", True, "Whether the graph knows the size of the batch.")
 flags.DEFINE_boolean("train_step", True, "Time a step of train_mnist.py, with and without centers.")
 flags.DEFINE_string("json", "", "Where to write the figures; empty: nowhere.")
 flags.DEFINE_string("plot", "", "Where to draw cost against C and against B; empty: nowhere.")
@@ -82,29 +83,27 @@ def time_in_turns(steps: Dict[str, Callable[[], Any]], runs: int) -> Dict[str, n
     return {name: np.array(seconds) for name, seconds in taken.items()}
 
 
-def time_size(size: Size, runs: int, config: tf.ConfigProto) -> List[Timing]:
-    """Times every contender at one size."""
+def time_size(size: Size, runs: int, config: tf.ConfigProto, static_batch: bool) -> List[Timing]:
+    """Times every contender at one size, which the graph knows or does not."""
     classes, dims, rows = size
     random = np.random.RandomState(0)
     embeds = random.randn(rows, dims).astype(np.float32)
     labels = random.randint(0, classes, rows).astype(np.int64)
     steps: Dict[str, Callable[[], Any]] = {}
     with tf.Graph().as_default():
-        # Held by the session, so that no contender pays for feeding; their shapes are not known.
+        # Held by the session, so that no contender pays for feeding.
         held = [
             tf.get_variable(name, initializer=value, trainable=False)
             for name, value in (("embeds", embeds), ("labels", labels))
         ]
-        fed = [tf.placeholder_with_default(held[0].read_value(), [None, dims])]
-        fed.append(tf.placeholder_with_default(held[1].read_value(), [None]))
+        known = rows if static_batch else None
+        fed = [tf.placeholder_with_default(held[0].read_value(), [known, dims])]
+        fed.append(tf.placeholder_with_default(held[1].read_value(), [known]))
         fetches = {}
         for place, (name, build) in enumerate(contenders.builders(classes, rows).items()):
             with tf.variable_scope(f"contender_{place}"):
                 ctrs = tf.get_variable("ctrs", [classes, dims], initializer=tf.zeros_initializer())
-                counts = tf.get_variable(
-                    "ctrs_count", [classes], tf.int64, tf.zeros_initializer(), trainable=False
-                )
-                fetches[name] = build(ctrs, counts, *fed)
+                fetches[name] = build(ctrs, *fed)
         with tf.Session(config=config) as session:
             session.run(tf.global_variables_initializer())
             for name, fetch in fetches.items():
@@ -192,13 +191,14 @@ def _run(values: flags.FlagValues) -> None:
     print(f"TensorFlow {tf.__version__}, {values.threads} threads; median, spread, ratio")
     timings: List[Timing] = []
     for size in sizes:
-        found = time_size(size, values.runs, config)
+        found = time_size(size, values.runs, config, values.static_batch)
         print_table(found)
         timings += found
     figures: Dict[str, Any] = {
         "tensorflow": tf.__version__,
         "threads": values.threads,
         "runs": values.runs,
+        "static_batch": values.static_batch,
         "timings": [timing._asdict() for timing in timings],
     }
     if values.train_step:

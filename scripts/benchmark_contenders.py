@@ -1,7 +1,7 @@
 """What `benchmark.py` times: this package, and the formulations found elsewhere.
 
-Each builder takes `ctrs [C, D]`, `counts [C]`, `embeds [B, D]` and `labels [B]`, and returns the
-rows after the update `[B, D]`.
+Each builder takes `ctrs [C, D]`, `embeds [B, D]` and `labels [B]`, and returns the rows after the
+update `[B, D]`.
 """
 
 from typing import Any, Callable, Dict
@@ -15,7 +15,7 @@ _ALPHA = 0.5
 # One-hot matrices of more elements than this are not worth waiting for.
 _MOST_ONE_HOT = 2 * 10**7
 
-Builder = Callable[[Any, Any, tf.Tensor, tf.Tensor], tf.Tensor]
+Builder = Callable[[Any, tf.Tensor, tf.Tensor], tf.Tensor]
 
 BASELINE = "recipe"
 
@@ -24,9 +24,9 @@ def builders(num_classes: int, batch_size: int) -> Dict[str, Builder]:
     """The contenders that make sense at this size, by name; the baseline is the first."""
     found = {
         BASELINE: _recipe,
-        "ExponentialWindow": _ours(tf_centers.ExponentialWindow(_DECAY), counted=False),
-        "CumulativeMean": _ours(tf_centers.CumulativeMean(), counted=True),
-        "WenUpdate": _ours(tf_centers.WenUpdate(_ALPHA), counted=False),
+        "ExponentialWindow": _ours(tf_centers.ExponentialWindow(_DECAY)),
+        "CumulativeMean": _ours(tf_centers.CumulativeMean()),
+        "WenUpdate": _ours(tf_centers.WenUpdate(_ALPHA)),
         "eq. (4) by scatter_sub": _equation_4,
     }
     if num_classes * batch_size <= _MOST_ONE_HOT:
@@ -51,15 +51,14 @@ def torch_step(num_classes: int, embeds: Any, labels: Any, threads: int) -> Any:
     return step
 
 
-def _ours(updater: Any, counted: bool) -> Builder:
-    def build(ctrs: Any, counts: Any, embeds: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
-        centers = tf_centers.EmbedCenters(ctrs, counts) if counted else ctrs
-        return tf_centers.get_embed_centers(embeds, labels, updater, centers)
+def _ours(updater: Any) -> Builder:
+    def build(ctrs: Any, embeds: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
+        return tf_centers.get_embed_centers(embeds, labels, updater, ctrs)
 
     return build
 
 
-def _recipe(ctrs: Any, counts: Any, embeds: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
+def _recipe(ctrs: Any, embeds: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
     # As it circulates, but ordered by hand, without which it never moves.
     old = tf.gather(ctrs, labels)
     update = tf.scatter_sub(ctrs, labels, (1 - _DECAY) * (old - embeds))
@@ -67,7 +66,7 @@ def _recipe(ctrs: Any, counts: Any, embeds: tf.Tensor, labels: tf.Tensor) -> tf.
         return tf.gather(ctrs, labels)
 
 
-def _equation_4(ctrs: Any, counts: Any, embeds: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
+def _equation_4(ctrs: Any, embeds: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
     old = tf.gather(ctrs, labels)
     _, index, sizes = tf.unique_with_counts(labels)
     weights = _ALPHA / (1.0 + tf.cast(tf.gather(sizes, index), tf.float32))
@@ -76,7 +75,7 @@ def _equation_4(ctrs: Any, counts: Any, embeds: tf.Tensor, labels: tf.Tensor) ->
         return tf.gather(ctrs, labels)
 
 
-def _dense(ctrs: Any, counts: Any, embeds: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
+def _dense(ctrs: Any, embeds: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
     # What codebooks with moving averages do: sums and sizes of every class, present or not.
     one_hot = tf.one_hot(labels, ctrs.shape.as_list()[0])
     sizes = tf.expand_dims(tf.reduce_sum(one_hot, axis=0), 1)

@@ -8,8 +8,7 @@ import tensorflow.compat.v1 as tf
 
 import tf_centers
 
-_CLASSES = (13, 1003, 10007)  # one for each formulation of an update
-_DIMS = 17
+_SIZES = ((13, 5), (13, 17), (1003, 17), (10007, 17))  # one for each formulation of an update
 _SHARDS = 2
 _DTYPES = (tf.float16, tf.bfloat16, tf.float32, tf.float64)
 _LABEL_DTYPES = (tf.int32, tf.int64)
@@ -20,6 +19,7 @@ class Setting(NamedTuple):
     """What the calls of one graph have in common."""
 
     num_classes: int
+    num_dims: int
     dtype: tf.DType
     label_dtype: tf.DType
     use_resource: bool
@@ -31,24 +31,26 @@ def settings() -> Iterator[Setting]:
     """Whole tables in every formulation, tables in shards and with locks in the first of them."""
     dtypes = itertools.product(_DTYPES, _LABEL_DTYPES, (False, True))
     for dtype, label_dtype, use_resource in dtypes:
-        for num_classes in _CLASSES:
-            yield Setting(num_classes, dtype, label_dtype, use_resource)
+        for size in _SIZES:
+            yield Setting(*size, dtype, label_dtype, use_resource)
         for use_locking in (False, True):
-            yield Setting(_CLASSES[0], dtype, label_dtype, use_resource, _SHARDS, use_locking)
+            yield Setting(*_SIZES[0], dtype, label_dtype, use_resource, _SHARDS, use_locking)
     for label_dtype in _OTHER_LABEL_DTYPES:  # cast to int64 before anything else
-        yield Setting(_CLASSES[0], tf.float32, label_dtype, use_resource=True)
+        yield Setting(*_SIZES[0], tf.float32, label_dtype, use_resource=True)
 
 
 def build_calls(setting: Setting) -> None:
     """Builds every call in the default graph, on batches of unknown size."""
-    embeds = tf.placeholder(setting.dtype, [None, _DIMS], name="embeds")
+    embeds = tf.placeholder(setting.dtype, [None, setting.num_dims], name="embeds")
     labels = tf.placeholder(setting.label_dtype, [None], name="labels")
     mask = tf.placeholder(tf.bool, [None], name="mask")
     training = tf.placeholder(tf.bool, [], name="training")
     rate = tf.placeholder(tf.float32, [], name="rate")
     partitioner = None if setting.shards == 1 else tf.fixed_size_partitioner(setting.shards)
     with tf.variable_scope("", use_resource=setting.use_resource, partitioner=partitioner):
-        centers = tf_centers.create_embed_centers(setting.num_classes, _DIMS, dtype=setting.dtype)
+        centers = tf_centers.create_embed_centers(
+            setting.num_classes, setting.num_dims, dtype=setting.dtype
+        )
     mean, window = tf_centers.CumulativeMean(), tf_centers.ExponentialWindow(rate)
 
     get = functools.partial(

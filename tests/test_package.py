@@ -22,7 +22,8 @@ def test_everything_exported_is_there_and_nothing_else():
 
 def test_imports_run_one_way():
     order = (
-        "autograph version arguments checks rows tables variables grouping updaters moves locking "
+        "autograph version arguments checks rows tables variables grouping updaters moved "
+        "by_class by_group by_row moves locking "
         "sharding batches ops losses nearest summaries "
         "keras_arguments keras"
     ).split()

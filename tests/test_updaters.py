@@ -34,9 +34,10 @@ UPDATERS = {
 }
 
 
-def check_against_reference(updater, rule, use_resource, rows=200, classes=11, tolerance=1e-4):
+def check_against_reference(
+    updater, rule, use_resource, rows=200, classes=11, dims=6, tolerance=1e-4
+):
     """Twelve batches: the returned rows, the centers and the counts are the oracle's."""
-    dims = 6
     rng = np.random.RandomState(classes)
     initial = rng.randn(classes, dims)
     centers = make_centers(tf_centers, use_resource, classes, dims, initializer=initial)
@@ -65,6 +66,13 @@ def test_agrees_with_reference(name, classes, use_resource, formulation):
     check_against_reference(updater, rule, use_resource, classes=classes)
 
 
+@pytest.mark.parametrize("classes, dims", [(16, 16), (17, 16), (16, 17), (65, 17)])
+@pytest.mark.parametrize("name", sorted(UPDATERS))
+def test_agrees_with_reference_at_the_sizes_where_the_formulation_changes(name, classes, dims):
+    updater, rule = UPDATERS[name]
+    check_against_reference(updater, rule, True, classes=classes, dims=dims)
+
+
 def _per_class(weigh):
     """An updater whose weights are one function of N and k."""
 
@@ -82,6 +90,7 @@ def _window(power, decay=0.95, correction=None):
 
     class Window(Updater):
         needs_counts = True
+        orders_rows = True
 
         def row_weights(self, rows):
             later, sizes = tf.cast(rows.later, tf.float64), tf.cast(rows.sizes, tf.float64)

@@ -26,9 +26,9 @@ def move_by_class(
     num_classes = centers.ctrs.shape.as_list()[0]
     old = read_all_rows(centers.ctrs)
     seen = None if centers.counts is None else read_all_rows(centers.counts)
-    sizes = _sum_by_class(tf.ones_like(labels, dtype=tf.float64), labels, num_classes)
-
-    order, ordered, weights = _weigh(updater, sizes, seen, labels)
+    ones = tf.ones_like(labels, dtype=tf.float64)
+    sizes = _sum_by_class(ones, labels, num_classes)
+    order, ordered, weights = _weigh(updater, ones, sizes, seen, labels)
     totals = tf.expand_dims(_sum_by_class(weights, ordered, num_classes), 1)
     exact = tf.cast(embeds, tf.float64)
     pulls = tf.raw_ops.SparseTensorDenseMatMul(
@@ -58,19 +58,23 @@ def move_by_class(
 
 
 def _weigh(
-    updater: Updater, sizes: tf.Tensor, seen: Optional[tf.Tensor], labels: tf.Tensor
+    updater: Updater,
+    ones: tf.Tensor,
+    sizes: tf.Tensor,
+    seen: Optional[tf.Tensor],
+    labels: tf.Tensor,
 ) -> Tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-    """Weights of the rows in an order that suits the updater: the order, the labels, the weights."""
+    """Rows in an order that suits the updater: their places in the batch, labels and weights."""
     if not updater.orders_rows:
         weights = updater.row_weights(Rows(sizes, tf.zeros_like(sizes), seen))
         return tf.range(tf.size(labels)), labels, tf.gather(weights, labels)
-    # The sorted labels fall, and each class ends where all rows of it and of higher ones do.
+    # Sorted, labels fall: behind the rows of a class come those of all lower ones.
     ordered, order = tf.nn.top_k(labels, tf.size(labels))
-    ends = tf.gather(tf.cumsum(sizes, reverse=True), ordered)
-    places = tf.cast(tf.range(1, tf.size(labels) + 1), sizes.dtype)
+    behind = tf.cumsum(ones, exclusive=True, reverse=True)
+    lower = tf.gather(tf.cumsum(sizes, exclusive=True), ordered)
     rows = Rows(
         sizes=tf.gather(sizes, ordered),
-        later=ends - places,
+        later=behind - lower,
         seen=None if seen is None else tf.gather(seen, ordered),
     )
     return order, ordered, updater.row_weights(rows)

@@ -13,9 +13,9 @@ from tf_centers.tables import EmbedCenters
 from tf_centers.updaters import Updater
 
 # Up to so many classes, a batch is expected to repeat most of its own.
-_FEW_CLASSES = 4096
-# Up to so many, of so few dimensions, one row for every class there is costs less than sorting.
-_VERY_FEW_CLASSES = 64
+_FEW_CLASSES = 2048
+# Up to so many, of so few dimensions, a row for every class there is costs less than grouping.
+_VERY_FEW_CLASSES = 16
 _FEW_DIMS = 16
 
 

@@ -6,7 +6,8 @@ import tensorflow.compat.v1 as tf
 
 from tf_centers.checks import Checks
 from tf_centers.locking import locked
-from tf_centers.moves import Moved, move_centers
+from tf_centers.moved import Moved
+from tf_centers.moves import move_centers
 from tf_centers.rows import on_machine_of, read_rows
 from tf_centers.tables import EmbedCenters, Table
 from tf_centers.updaters import Updater
