@@ -52,7 +52,9 @@ class Checks:
                 f"{self.caller}: expected finite values of {given.name} in every unmasked row of "
                 "embed_batch, found one that is not"
             )
-            self._ops.append(tf.debugging.check_numerics(sums, message))
+            # After those before it: a rate that is NaN makes such sums too.
+            with self.done():
+                self._ops.append(tf.debugging.check_numerics(sums, message))
 
     def done(self) -> Any:
         """A context in which every op waits for the checks so far."""
