@@ -318,6 +318,15 @@ def test_large_finite_values_are_not_refused(dtype, value, use_resource, formula
         np.testing.assert_allclose(session.run(result), [[value] * D, [-value] * D], rtol=1e-6)
 
 
+def test_finite_rows_are_not_refused_where_their_sum_overflows(use_resource, formulation):
+    # The circulating recipe, to the letter, takes a class of 40 rows twice the way.
+    centers = make_centers(tf_centers, use_resource, dtype=tf.float64)
+    recipe = tf_centers.ExponentialWindow(0.95, duplicates="sum")
+    result = tf_centers.get_embed_centers(np.full([40, D], 1.7e308), [1] * 40, recipe, centers)
+    with initialized_session() as session:
+        assert np.all(session.run(result) == np.inf)
+
+
 def test_labels_of_masked_rows_are_not_read(use_resource):
     centers, holders, result = _build("get_embed_centers", None, use_resource)
     labels = _good()["labels"].astype(np.int64)
