@@ -8,7 +8,7 @@ import tensorflow.compat.v1 as tf
 
 import tf_centers
 
-_SIZES = ((13, 5), (13, 17), (1003, 17), (10007, 17))  # one for each formulation of an update
+_SIZES = ((13, 5), (13, 17), (1003, 17), (10007, 17))  # each formulation of an update
 _SHARDS = 2
 _DTYPES = (tf.float16, tf.bfloat16, tf.float32, tf.float64)
 _LABEL_DTYPES = (tf.int32, tf.int64)

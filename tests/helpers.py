@@ -20,7 +20,7 @@ def choose_formulation(monkeypatch, name):
     monkeypatch.setattr(moves, "_FEW_DIMS", 10**9)
     monkeypatch.setattr(moves, "_VERY_FEW_CLASSES", 10**9 if place < 1 else 0)
     monkeypatch.setattr(moves, "_FEW_CLASSES", 10**9 if place < 2 else 0)
-    monkeypatch.setattr(by_group, "_VERY_FEW_CLASSES", 0)
+    monkeypatch.setattr(by_group, "_CROWDED_CLASSES", 0)
 
 
 def make_ctrs(use_resource, shape=(C, D), dtype=tf.float32, initial=None, scope="embed"):

@@ -73,6 +73,17 @@ def test_agrees_with_reference_at_the_sizes_where_the_formulation_changes(name, 
     check_against_reference(updater, rule, True, classes=classes, dims=dims)
 
 
+@pytest.mark.parametrize("name", sorted(UPDATERS))
+def test_nothing_on_the_way_alarms_a_debugger(name, use_resource):
+    # Also not what comes of a class that no row has ever had.
+    updater, _ = UPDATERS[name]
+    centers = make_centers(tf_centers, use_resource, 7, 5)
+    result = tf_centers.get_embed_centers(np.ones([2, 5]), [1, 1], updater, centers)
+    checks = tf.add_check_numerics_ops()
+    with initialized_session() as session:
+        session.run([result, checks])
+
+
 def _per_class(weigh):
     """An updater whose weights are one function of N and k."""
 

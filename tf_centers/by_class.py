@@ -1,6 +1,6 @@
 """One new row for every class there is: for very few classes of few dimensions.
 
-At such sizes each op costs more than its numbers, and this takes the least of them.
+At such sizes the number of ops is the cost, and this takes the fewest.
 """
 
 from typing import Optional, Tuple
@@ -22,7 +22,7 @@ def move_by_class(
     labels: tf.Tensor,
     read: Optional[str],
 ) -> Moved:
-    """Moves the centers as `move_centers` does."""
+    """Moves the centers of checked `labels [B]`; writes those of the batch alone."""
     num_classes = centers.ctrs.shape.as_list()[0]
     old = read_all_rows(centers.ctrs)
     seen = None if centers.counts is None else read_all_rows(centers.counts)
@@ -30,12 +30,11 @@ def move_by_class(
     sizes = _sum_by_class(ones, labels, num_classes)
     order, ordered, weights = _weigh(updater, ones, sizes, seen, labels)
     totals = tf.expand_dims(_sum_by_class(weights, ordered, num_classes), 1)
-    exact = tf.cast(embeds, tf.float64)
     pulls = tf.raw_ops.SparseTensorDenseMatMul(
         a_indices=tf.stack([ordered, tf.cast(order, labels.dtype)], axis=1),
         a_values=weights,
         a_shape=tf.stack([num_classes, tf.size(labels, out_type=tf.int64)]),
-        b=exact,
+        b=tf.cast(embeds, tf.float64),
     )
     if embeds.dtype == tf.float64:
         checks.require_finite(embeds)  # of finite ones, the sum may be infinite
@@ -64,10 +63,17 @@ def _weigh(
     seen: Optional[tf.Tensor],
     labels: tf.Tensor,
 ) -> Tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-    """Rows in an order that suits the updater: their places in the batch, labels and weights."""
+    """The weights of the rows, in an order that suits the updater.
+
+    Returns:
+      For each row its place in the batch, its label and its weight.
+    """
     if not updater.orders_rows:
-        weights = updater.row_weights(Rows(sizes, tf.zeros_like(sizes), seen))
-        return tf.range(tf.size(labels)), labels, tf.gather(weights, labels)
+        # All rows of a class weigh the same. A class without any is weighed as if it had one: its
+        # weight goes nowhere, but an Inf would alarm TensorFlow's debuggers.
+        rows = Rows(tf.maximum(sizes, 1.0), tf.zeros_like(sizes), seen)
+        order = tf.range(tf.size(labels, out_type=labels.dtype))
+        return order, labels, tf.gather(updater.row_weights(rows), labels)
     # Sorted, labels fall: behind the rows of a class come those of all lower ones.
     ordered, order = tf.nn.top_k(labels, tf.size(labels))
     behind = tf.cumsum(ones, exclusive=True, reverse=True)

@@ -11,8 +11,8 @@ from tf_centers.rows import read_rows, write_rows
 from tf_centers.tables import EmbedCenters
 from tf_centers.updaters import Rows, Updater
 
-# So many classes or less have many rows each; also, so many rows float32 adds well enough.
-_VERY_FEW_CLASSES = 64
+# Up to so many classes have many rows each; up to so many rows float32 adds well enough.
+_CROWDED_CLASSES = 64
 _FEW_ROWS = 32
 
 
@@ -24,13 +24,13 @@ def move_by_group(
     labels: tf.Tensor,
     read: Optional[str],
 ) -> Moved:
-    """One new row per class of the batch: for few classes, when most rows are repeated."""
+    """Moves the centers of checked `labels [B]`, in float32 where that serves as well."""
     checks.require_finite(embeds)
     groups = group_rows(labels)
     old = read_rows(centers.ctrs, groups.labels)
     seen = None if centers.counts is None else read_rows(centers.counts, groups.labels)
-    very_few = centers.ctrs.shape.as_list()[0] <= _VERY_FEW_CLASSES
-    exact = very_few or old.dtype != tf.float32
+    crowded = centers.ctrs.shape.as_list()[0] <= _CROWDED_CLASSES
+    exact = crowded or old.dtype != tf.float32
     new = weighted_means(updater, old, seen, embeds, groups, exact)
     with checks.done():
         writes = [write_rows(centers.ctrs, groups.labels, new)]

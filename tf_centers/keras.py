@@ -197,8 +197,7 @@ def _as_switch(training: Any) -> Union[bool, tf.Tensor]:
 
 
 def _refuse_xla(labels: tf.Tensor) -> tf.Tensor:
-    # XLA has no kernel for this op, which every update has in it: so nothing that merely looks up
-    # is compiled either, without its checks.
+    # XLA has no kernel for this op: so nothing is compiled, which would drop the checks.
     found = tf.unique_with_counts(tf.reshape(labels, [-1]))
     return tf.reshape(tf.gather(found.y, found.idx), tf.shape(labels))
 

@@ -16,9 +16,11 @@ def read_rows(variable: Any, rows: tf.Tensor) -> tf.Tensor:
 
 
 def read_all_rows(variable: Any) -> tf.Tensor:
-    """Reads a variable as `read_rows` does; of a ref variable, to be used before it is written."""
-    with colocated(variable):
+    """Reads a small variable whole, as `read_rows` does."""
+    if not is_ref(variable):
         return variable.read_value()
+    # What a ref variable reads as is no copy, and changes when it is written.
+    return read_rows(variable, tf.range(variable.shape.as_list()[0]))
 
 
 def write_rows(variable: Any, rows: tf.Tensor, values: tf.Tensor) -> Any:

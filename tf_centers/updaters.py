@@ -26,8 +26,8 @@ class Rows(NamedTuple):
 
     Attributes:
       sizes: int32 or float64 `[R]`, the rows k that the class of the row has in the batch.
-      later: the same `[R]`, those among them that come after the row: `k - j` for the j-th. Only
-        for an updater that `orders_rows`.
+      later: the same `[R]`, those among them that come after the row: `k - j` for the j-th. Not
+        to be looked at by an updater that does not set `orders_rows`.
       seen: int64 `[R]`, the rows N that the class had before, or None where no counts are kept
         (never so for an updater that `needs_counts`).
     """
@@ -41,7 +41,8 @@ class Updater:
     """What the updaters have in common; `get_embed_centers` takes any of them."""
 
     needs_counts = False
-    orders_rows = False
+    # Whether the rows of a class weigh differently, by the order in which they come.
+    orders_rows = True
 
     def row_weights(self, rows: Rows) -> tf.Tensor:
         """The weights of R rows, float64 `[R]`, each from what `rows` says of that row alone."""
@@ -70,6 +71,7 @@ class CumulativeMean(Updater):
     """
 
     needs_counts = True
+    orders_rows = False
 
     def row_weights(self, rows: Rows) -> tf.Tensor:
         return 1.0 / _total(rows)
@@ -170,6 +172,7 @@ class WenUpdate(Updater):
     """
 
     alpha: Any = 0.5
+    orders_rows = False
 
     def __post_init__(self) -> None:
         arguments.check_rate("WenUpdate", "alpha", self.alpha)
