@@ -72,7 +72,7 @@ def _weigh(
         # All rows of a class weigh the same. A class without any is weighed as if it had one: its
         # weight goes nowhere, but an Inf would alarm TensorFlow's debuggers.
         rows = Rows(tf.maximum(sizes, 1.0), tf.zeros_like(sizes), seen)
-        order = tf.range(tf.size(labels, out_type=labels.dtype))
+        order = tf.range(tf.size(labels, out_type=tf.int64), dtype=tf.int64)
         return order, labels, tf.gather(updater.row_weights(rows), labels)
     # Sorted, labels fall: behind the rows of a class come those of all lower ones.
     ordered, order = tf.nn.top_k(labels, tf.size(labels))
