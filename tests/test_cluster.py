@@ -8,6 +8,7 @@ import queue
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 
 import numpy as np
@@ -67,11 +68,12 @@ class Process:
 
     def __init__(self, options):
         environment = dict(os.environ, PYTHONPATH=os.pathsep.join([str(TESTS.parent), str(TESTS)]))
+        self._errors = tempfile.TemporaryFile()
         self._process = subprocess.Popen(
             [sys.executable, str(TESTS / "cluster_program.py"), json.dumps(options)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
+            stderr=self._errors,
             env=environment,
         )
         self.said = []
@@ -86,8 +88,12 @@ class Process:
     def wait_for(self, words):
         while words not in self.said:
             line = self._lines.get(timeout=TIMEOUT)
-            assert line is not None, f"ended before it said {words!r}: {self.said[-3:]}"
+            assert line is not None, f"ended before it said {words!r}: {self._last_words()}"
             self.said.append(line)
+
+    def _last_words(self):
+        self._errors.seek(0)
+        return self.said[-3:], self._process.wait(), self._errors.read().decode()[-2000:]
 
     def tell(self):
         self._process.stdin.write(b"go on\n")
@@ -112,6 +118,7 @@ class Process:
             self._process.wait()
         self._process.stdin.close()
         self._process.stdout.close()
+        self._errors.close()
 
 
 class Cluster:
