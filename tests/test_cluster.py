@@ -133,6 +133,9 @@ class Cluster:
         self._processes = []
         try:
             self.servers = [self._start("ps", 0), self._start("ps", 1)]
+            # A proxy takes calls also while its server is not up, and hangs up on them.
+            for server in self.servers:
+                server.wait_for("ready")
             self.workers = [self._start("worker", 0, chief=True), self._start("worker", 1)]
             for worker in self.workers:
                 worker.wait_for("ready")
