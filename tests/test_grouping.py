@@ -23,7 +23,7 @@ def test_groups(labels):
     later = grouping.count_later_rows(groups)
     last = grouping.last_rows(groups)
     values = np.arange(2.0 * len(labels)).reshape(len(labels), 2)
-    sums = grouping.sum_by_group(tf.gather(tf.constant(values), groups.order), groups)
+    sums = tf.math.segment_sum(tf.gather(tf.constant(values), groups.order), groups.index)
     with tf.Session() as session:
         groups, later, last, sums = session.run([groups, later, last, sums])
     assert sorted(groups.labels) == sorted(set(labels))

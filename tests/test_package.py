@@ -22,7 +22,7 @@ def test_everything_exported_is_there_and_nothing_else():
 
 def test_imports_run_one_way():
     order = (
-        "autograph version arguments checks rows tables variables grouping updaters moved "
+        "autograph version arguments checks rows tables variables grouping updaters moved parts "
         "by_class by_group by_row moves locking "
         "sharding batches ops losses nearest summaries "
         "keras_arguments keras"

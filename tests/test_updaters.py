@@ -9,7 +9,7 @@ import tensorflow.compat.v1 as tf
 from helpers import initialized_session, make_centers
 
 import tf_centers
-from tf_centers.updaters import Updater
+from tf_centers.updaters import Classes, Updater
 
 UPDATERS = {
     "cumulative": (tf_centers.CumulativeMean(), reference.cumulative_mean),
@@ -84,14 +84,29 @@ def test_nothing_on_the_way_alarms_a_debugger(name, use_resource):
         session.run([result, checks])
 
 
+@pytest.mark.parametrize("name", sorted(UPDATERS))
+def test_the_rows_of_a_class_weigh_together_what_it_weighs(name):
+    updater = UPDATERS[name][0] or tf_centers.ExponentialWindow()
+    sizes, seen = np.array([1, 2, 3, 40, 1000]), np.array([0, 10**6, 0, 7, 5], np.int64)
+    index = np.repeat(np.arange(5), sizes)
+    later = np.concatenate([np.arange(size)[::-1] for size in sizes])
+    classes = Classes(tf.constant(sizes, tf.int32), tf.constant(seen))
+    later = tf.constant(later, tf.int32) if updater.orders_rows else None
+    with tf.Session() as session:
+        together, each = session.run(updater.weigh(classes, index, later))
+        np.testing.assert_allclose(session.run(updater.class_weights(classes)), together, 1e-14)
+    np.testing.assert_allclose(np.bincount(index, each), together, rtol=1e-12)
+
+
 def _per_class(weigh):
-    """An updater whose weights are one function of N and k."""
+    """An updater whose rows weigh one function of N and k each."""
 
     class PerClass(Updater):
         needs_counts = True
 
-        def row_weights(self, rows):
-            return weigh(tf.cast(rows.seen, tf.float64), tf.cast(rows.sizes, tf.float64))
+        def class_weights(self, classes):
+            seen, sizes = tf.cast(classes.seen, tf.float64), tf.cast(classes.sizes, tf.float64)
+            return sizes * weigh(seen, sizes)
 
     return PerClass()
 
@@ -103,14 +118,25 @@ def _window(power, decay=0.95, correction=None):
         needs_counts = True
         orders_rows = True
 
-        def row_weights(self, rows):
-            later, sizes = tf.cast(rows.later, tf.float64), tf.cast(rows.sizes, tf.float64)
-            weights = (1 - decay) * decay ** power(later, sizes)
+        def class_weights(self, classes):
+            index = tf.range(tf.size(classes.sizes))
+            return self.weigh(classes, index, tf.zeros_like(index))[1]  # of a row that is alone
+
+        def weigh(self, classes, index, later):
+            sizes = tf.gather(tf.cast(classes.sizes, tf.float64), index)
+            seen = tf.gather(tf.cast(classes.seen, tf.float64), index)
+            weights = (1 - decay) * decay ** power(tf.cast(later, tf.float64), sizes)
             if correction is not None:
-                weights /= 1 - decay ** correction(tf.cast(rows.seen, tf.float64), sizes)
-            return weights
+                weights /= 1 - decay ** correction(seen, sizes)
+            number = tf.size(classes.sizes)
+            return tf.math.unsorted_segment_sum(weights, index, number), weights
 
     return Window()
+
+
+class _OneRow(tf_centers.ExponentialWindow):
+    def class_weights(self, classes):
+        return super().class_weights(classes._replace(sizes=tf.ones_like(classes.sizes)))
 
 
 WRONG = {
@@ -122,6 +148,8 @@ WRONG = {
     "window: off by one": (_window(lambda later, k: later + 1), "default"),
     "window: as if one row": (_window(lambda later, k: 0 * later), "default"),
     "window: decay for 1 - decay": (_window(lambda later, k: later, decay=0.05), "default"),
+    "window: a class weighs as one row": (_OneRow(), "default"),
+    "debiased: a class weighs as one row": (_OneRow(0.9, debias=True), "debiased"),
     "debiased: not at all": (_window(lambda later, k: later, 0.9), "debiased"),
     "debiased: N alone": (
         _window(lambda later, k: later, 0.9, lambda n, k: n + 1),
@@ -213,13 +241,15 @@ def test_precision_of_a_million_rows(formulation):
         np.testing.assert_allclose(session.run(centers.ctrs)[1], total / 10**6, rtol=3e-6)
 
 
-@pytest.mark.parametrize("updater", [tf_centers.CumulativeMean(), tf_centers.WenUpdate(1.0)])
+@pytest.mark.parametrize(
+    "updater", [tf_centers.CumulativeMean(), tf_centers.WenUpdate(1.0), tf_centers.WenUpdate(0.4)]
+)
 def test_precision_of_one_large_group(updater, use_resource, formulation):
     # Added one by one in float32, 50,000 rows of 0.1 are off by 5e-4.
     centers = make_centers(tf_centers, use_resource, 2, 1)
     embeds = tf.placeholder(tf.float32, [None, 1])
     result = tf_centers.get_embed_centers(embeds, tf.ones([50000], tf.int32), updater, centers)
-    expected = 0.1 if updater.needs_counts else 0.1 * 50000 / 50001
+    expected = 0.1 if updater.needs_counts else updater.alpha * 0.1 * 50000 / 50001
     with initialized_session() as session:
         found = session.run(result, {embeds: np.full([50000, 1], 0.1)})
     np.testing.assert_allclose(found, expected, rtol=1e-6)

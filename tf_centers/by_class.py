@@ -11,7 +11,7 @@ from tf_centers.checks import Checks
 from tf_centers.moved import Moved
 from tf_centers.rows import read_all_rows, write_rows
 from tf_centers.tables import EmbedCenters
-from tf_centers.updaters import Rows, Updater
+from tf_centers.updaters import Classes, Updater
 
 
 def move_by_class(
@@ -27,9 +27,16 @@ def move_by_class(
     old = read_all_rows(centers.ctrs)
     seen = None if centers.counts is None else read_all_rows(centers.counts)
     ones = tf.ones_like(labels, dtype=tf.float64)
-    sizes = _sum_by_class(ones, labels, num_classes)
-    order, ordered, weights = _weigh(updater, ones, sizes, seen, labels)
-    totals = tf.expand_dims(_sum_by_class(weights, ordered, num_classes), 1)
+    sizes = tf.math.unsorted_segment_sum(ones, labels, num_classes)
+    # A class without any row is weighed as if it had one: its weight goes nowhere, but an Inf would
+    # alarm TensorFlow's debuggers.
+    classes = Classes(tf.maximum(sizes, 1.0), seen)
+    if updater.orders_rows:
+        ordered, order, later = _sort_rows(labels, ones, sizes)
+    else:
+        size = tf.size(labels, out_type=labels.dtype)
+        ordered, order, later = labels, tf.range(size, dtype=labels.dtype), None
+    totals, weights = updater.weigh(classes, ordered, later)
     pulls = tf.raw_ops.SparseTensorDenseMatMul(
         a_indices=tf.stack([ordered, tf.cast(order, labels.dtype)], axis=1),
         a_values=weights,
@@ -40,7 +47,8 @@ def move_by_class(
         checks.require_finite(embeds)  # of finite ones, the sum may be infinite
     else:
         checks.require_finite_sums(pulls, embeds.dtype)
-    new = tf.cast((1.0 - totals) * tf.cast(old, tf.float64) + pulls, old.dtype)
+    keep = tf.expand_dims(1.0 - totals, 1)
+    new = tf.cast(keep * tf.cast(old, tf.float64) + pulls, old.dtype)
 
     # Not the whole table: others may be moving the classes that are absent here.
     rows = tf.gather(new, labels)
@@ -56,35 +64,16 @@ def move_by_class(
         return Moved(tf.identity(rows if before is None else before), writes)
 
 
-def _weigh(
-    updater: Updater,
-    ones: tf.Tensor,
-    sizes: tf.Tensor,
-    seen: Optional[tf.Tensor],
-    labels: tf.Tensor,
+def _sort_rows(
+    labels: tf.Tensor, ones: tf.Tensor, sizes: tf.Tensor
 ) -> Tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-    """The weights of the rows, in an order that suits the updater.
+    """Sorts the rows by their labels, and within a class in the order in which they came.
 
     Returns:
-      For each row its place in the batch, its label and its weight.
+      For each sorted row its label, its place in the batch, and the rows of its class after it.
     """
-    if not updater.orders_rows:
-        # All rows of a class weigh the same. A class without any is weighed as if it had one: its
-        # weight goes nowhere, but an Inf would alarm TensorFlow's debuggers.
-        rows = Rows(tf.maximum(sizes, 1.0), tf.zeros_like(sizes), seen)
-        order = tf.range(tf.size(labels, out_type=tf.int64), dtype=tf.int64)
-        return order, labels, tf.gather(updater.row_weights(rows), labels)
-    # Sorted, labels fall: behind the rows of a class come those of all lower ones.
     ordered, order = tf.nn.top_k(labels, tf.size(labels))
+    # Labels fall: behind the rows of a class come those of all lower ones.
     behind = tf.cumsum(ones, exclusive=True, reverse=True)
     lower = tf.gather(tf.cumsum(sizes, exclusive=True), ordered)
-    rows = Rows(
-        sizes=tf.gather(sizes, ordered),
-        later=behind - lower,
-        seen=None if seen is None else tf.gather(seen, ordered),
-    )
-    return order, ordered, updater.row_weights(rows)
-
-
-def _sum_by_class(values: tf.Tensor, labels: tf.Tensor, num_classes: int) -> tf.Tensor:
-    return tf.math.unsorted_segment_sum(values, labels, num_classes)
+    return ordered, order, behind - lower

@@ -1,19 +1,39 @@
 """One new row per class of the batch: for few classes, when most rows are repeated."""
 
-from typing import Optional
+import functools
+from typing import Any, List, NamedTuple, Optional, Union
 
 import tensorflow.compat.v1 as tf
 
 from tf_centers.checks import Checks
-from tf_centers.grouping import Groups, count_later_rows, group_rows, sum_by_group
+from tf_centers.grouping import Groups, count_later_rows, group_rows
 from tf_centers.moved import Moved
+from tf_centers.parts import count_parts, share, split_rows, write_in_turns
 from tf_centers.rows import read_rows, write_rows
 from tf_centers.tables import EmbedCenters
-from tf_centers.updaters import Rows, Updater
+from tf_centers.updaters import Classes, Updater
 
 # Up to so many classes have many rows each; up to so many rows float32 adds well enough.
 _CROWDED_CLASSES = 64
 _FEW_ROWS = 32
+
+
+class WeighedGroups(NamedTuple):
+    """R rows sorted by class, and what they weigh.
+
+    Attributes:
+      labels: `[U]`, the different classes.
+      totals: float64 `[U]`, what the rows of each weigh together.
+      order: int `[R]`, for each row, where it stood before sorting.
+      index: int32 `[R]`, for each row, its class as a place in `labels`; ascending.
+      weights: float64 `[R]`.
+    """
+
+    labels: tf.Tensor
+    totals: tf.Tensor
+    order: tf.Tensor
+    index: tf.Tensor
+    weights: tf.Tensor
 
 
 def move_by_group(
@@ -25,61 +45,97 @@ def move_by_group(
     read: Optional[str],
 ) -> Moved:
     """Moves the centers of checked `labels [B]`, in float32 where that serves as well."""
+    before = read_rows(centers.ctrs, labels) if read == "before" else None
     checks.require_finite(embeds)
     groups = group_rows(labels)
-    old = read_rows(centers.ctrs, groups.labels)
     seen = None if centers.counts is None else read_rows(centers.counts, groups.labels)
-    crowded = centers.ctrs.shape.as_list()[0] <= _CROWDED_CLASSES
-    exact = crowded or old.dtype != tf.float32
-    new = weighted_means(updater, old, seen, embeds, groups, exact)
-    with checks.done():
-        writes = [write_rows(centers.ctrs, groups.labels, new)]
-        if seen is not None:
+    weighed = weigh_groups(updater, groups, seen)
+    exact, parts = _choose_precision(centers, groups, weighed), [weighed]
+    if centers.ctrs.shape.as_list()[0] > _CROWDED_CLASSES:
+        parts = _split(weighed, count_parts(embeds))
+
+    def move(part: WeighedGroups) -> Any:
+        means = weighted_means(read_rows(centers.ctrs, part.labels), embeds, part, exact)
+        return write_rows(centers.ctrs, part.labels, means)
+
+    with checks.done(), tf.control_dependencies([] if before is None else [before]):
+        ready = tf.no_op()
+    writes = write_in_turns(ready, [functools.partial(move, part) for part in parts])
+    if seen is not None:
+        with tf.control_dependencies([ready]):
             counts = seen + tf.cast(groups.sizes, tf.int64)
             writes.append(write_rows(centers.counts, groups.labels, counts))
     if read is None:
         return Moved(None, writes)
     with tf.control_dependencies(writes):
-        if read == "after":
-            return Moved(read_rows(centers.ctrs, labels), writes)
-        return Moved(tf.gather(old, tf.dynamic_stitch([groups.order], [groups.index])), writes)
+        rows = read_rows(centers.ctrs, labels) if before is None else tf.identity(before)
+    return Moved(rows, writes)
+
+
+def weigh_groups(updater: Updater, groups: Groups, seen: Optional[tf.Tensor]) -> WeighedGroups:
+    """Weighs the rows of groups, whose classes have `seen [U]` rows before."""
+    classes = Classes(groups.sizes, seen)
+    later = count_later_rows(groups) if updater.orders_rows else None
+    totals, weights = updater.weigh(classes, groups.index, later)
+    return WeighedGroups(groups.labels, totals, groups.order, groups.index, weights)
 
 
 def weighted_means(
-    updater: Updater,
-    old: tf.Tensor,
-    seen: Optional[tf.Tensor],
-    embeds: tf.Tensor,
-    groups: Groups,
-    exact: bool,
+    old: tf.Tensor, embeds: tf.Tensor, weighed: WeighedGroups, exact: Union[bool, tf.Tensor] = True
 ) -> tf.Tensor:
-    """The new centers of the classes of `groups`, `[U, D]`, from their `old` ones and counts.
+    """The new centers `[U, D]` of classes, from their `old` ones and the embeddings `[B, D]`.
 
-    In float64, since a sum of many rows in float32 loses digits, and half precision small steps.
-    Unless `exact` is set, float32 serves where it is as good: where no class has many rows, nor a
-    step so large that the digits of its rows would be lost beside those of a far larger center.
+    In float64, since a sum of many rows in float32 loses digits, and half precision small steps;
+    where `exact` is false at run time, in float32.
     """
-    rows = Rows(
-        sizes=tf.gather(groups.sizes, groups.index),
-        later=count_later_rows(groups),
-        seen=None if seen is None else tf.gather(seen, groups.index),
-    )
-    weights = tf.expand_dims(updater.row_weights(rows), 1)
-    total = sum_by_group(weights, groups)
-    embeds = tf.gather(embeds, groups.order)
-    dtype = tf.float64 if exact else tf.float32
-    pulls = tf.cast(weights, dtype) * tf.cast(embeds, dtype)
+    dtype = tf.float64 if exact is True else tf.float32
+    rows = tf.cast(tf.gather(embeds, weighed.order), dtype)
+    pulls = _column(weighed.weights, dtype) * rows
 
     def in_float64() -> tf.Tensor:
-        pull = sum_by_group(tf.cast(pulls, tf.float64), groups)
-        return tf.cast((1.0 - total) * tf.cast(old, tf.float64) + pull, old.dtype)
+        pull = tf.math.segment_sum(tf.cast(pulls, tf.float64), weighed.index)
+        keep = _column(1.0 - weighed.totals, tf.float64)
+        return tf.cast(keep * tf.cast(old, tf.float64) + pull, old.dtype)
 
     def in_float32() -> tf.Tensor:
+        pull = tf.math.segment_sum(pulls, weighed.index)
         # One pass for both sums; in this order, since the first two are small beside `old`.
-        return tf.add_n([sum_by_group(pulls, groups), tf.cast(-total, tf.float32) * old, old])
+        return tf.add_n([pull, _column(-weighed.totals, tf.float32) * old, old])
 
-    if exact:
-        return in_float64()
-    many = tf.reduce_max(groups.sizes) > _FEW_ROWS
-    large = tf.reduce_max(total) >= 0.5
-    return tf.cond(tf.logical_or(many, large), in_float64, in_float32)
+    return in_float64() if exact is True else tf.cond(exact, in_float64, in_float32)
+
+
+def _choose_precision(
+    centers: EmbedCenters, groups: Groups, weighed: WeighedGroups
+) -> Union[bool, tf.Tensor]:
+    """Whether to be exact: True, or false at run time where float32 is as good.
+
+    That is where no class has many rows, nor a step so large that the digits of its rows would be
+    lost beside those of a far larger center.
+    """
+    crowded = centers.ctrs.shape.as_list()[0] <= _CROWDED_CLASSES
+    if crowded or centers.ctrs.dtype.base_dtype != tf.float32:
+        return True
+    hard = tf.logical_or(groups.sizes > _FEW_ROWS, weighed.totals >= 0.5)
+    return tf.reduce_any(hard)
+
+
+def _column(weights: tf.Tensor, dtype: tf.DType) -> tf.Tensor:
+    return tf.expand_dims(tf.cast(weights, dtype), 1)
+
+
+def _split(weighed: WeighedGroups, parts: int) -> List[WeighedGroups]:
+    """Splits groups into so many parts of as many classes."""
+    if parts == 1:
+        return [weighed]
+    classes = share(tf.size(weighed.labels), parts)
+    ends = tf.cumsum(classes)
+    row_ends = tf.searchsorted(weighed.index, ends)
+    rows = row_ends - tf.concat([[0], row_ends[:-1]], axis=0)
+    starts = tf.unstack(ends - classes, num=parts)
+    labels, totals = [split_rows(of, classes, parts) for of in (weighed.labels, weighed.totals)]
+    order, index, weights = [
+        split_rows(of, rows, parts) for of in (weighed.order, weighed.index, weighed.weights)
+    ]
+    index = [places - start for places, start in zip(index, starts)]
+    return [WeighedGroups(*part) for part in zip(labels, totals, order, index, weights)]

@@ -37,9 +37,4 @@ def last_rows(groups: Groups) -> tf.Tensor:
 def count_later_rows(groups: Groups) -> tf.Tensor:
     """For each sorted row, the rows of its class that come after it: `k - j`, int32 `[R]`."""
     ends = tf.gather(tf.cumsum(groups.sizes), groups.index)
-    return ends - 1 - tf.range(tf.size(groups.index))
-
-
-def sum_by_group(values: tf.Tensor, groups: Groups) -> tf.Tensor:
-    """Sums `values` `[R, ...]` of the sorted rows over the rows of each class, to `[U, ...]`."""
-    return tf.math.segment_sum(values, groups.index)
+    return ends - tf.range(1, tf.size(groups.index) + 1)

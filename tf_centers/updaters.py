@@ -2,13 +2,15 @@
 
 All of them move the centers by one recipe, `ctrs[label] -= w * (ctrs[label] - embed)` for every
 row, and differ in the row weights `w` alone: a function of the k rows that its class has in the
-batch, of those among them that come later, and of the N rows before. Weights are computed in
-float64, since `1 - decay` and `N + k` lose their last digits in float32.
+batch, of those among them that come later, and of the N rows before. What the rows of a class
+weigh together has a closed form, which spares adding them up. Weights are computed in float64,
+since `1 - decay` and `N + k` lose their last digits in float32.
 """
 
 import dataclasses
+import math
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Optional
+from typing import Any, NamedTuple, Optional, Tuple
 
 import tensorflow.compat.v1 as tf
 from tensorflow import Variable
@@ -21,19 +23,16 @@ _WEIGHT_DTYPE = tf.float64
 _TINY = 1e-300
 
 
-class Rows(NamedTuple):
-    """What the weight of a row may depend on, for R rows.
+class Classes(NamedTuple):
+    """What the weights of rows may depend on, for U classes.
 
     Attributes:
-      sizes: int32 or float64 `[R]`, the rows k that the class of the row has in the batch.
-      later: the same `[R]`, those among them that come after the row: `k - j` for the j-th. Not
-        to be looked at by an updater that does not set `orders_rows`.
-      seen: int64 `[R]`, the rows N that the class had before, or None where no counts are kept
-        (never so for an updater that `needs_counts`).
+      sizes: int32 or float64 `[U]`, the rows k that each class has in the batch, at least 1.
+      seen: int64 `[U]`, the rows N that it had before, or None where no counts are kept (never so
+        for an updater that `needs_counts`).
     """
 
     sizes: tf.Tensor
-    later: tf.Tensor
     seen: Optional[tf.Tensor]
 
 
@@ -42,11 +41,30 @@ class Updater:
 
     needs_counts = False
     # Whether the rows of a class weigh differently, by the order in which they come.
-    orders_rows = True
+    orders_rows = False
 
-    def row_weights(self, rows: Rows) -> tf.Tensor:
-        """The weights of R rows, float64 `[R]`, each from what `rows` says of that row alone."""
+    def class_weights(self, classes: Classes) -> tf.Tensor:
+        """What the rows of each class weigh together, float64 `[U]`."""
         raise NotImplementedError
+
+    def weigh(
+        self, classes: Classes, index: tf.Tensor, later: Optional[tf.Tensor]
+    ) -> Tuple[tf.Tensor, tf.Tensor]:
+        """Weighs R rows; all rows of a class weigh the same, unless an updater `orders_rows`.
+
+        Args:
+          classes: those of the rows, and maybe more.
+          index: int `[R]`, the place of each row's class among them.
+          later: int32 or float64 `[R]`, the rows of the class that come after the row: `k - j` for
+            the j-th. None for an updater that does not set `orders_rows`.
+
+        Returns:
+          What the rows of each class weigh together, float64 `[U]`, and what each row weighs,
+          float64 `[R]`.
+        """
+        del later
+        together = self.class_weights(classes)
+        return together, tf.gather(together / tf.cast(classes.sizes, _WEIGHT_DTYPE), index)
 
     def prepare(self, checks: Checks) -> "Updater":
         """The updater with its tensor parameters read once, here, and their checks added."""
@@ -71,10 +89,9 @@ class CumulativeMean(Updater):
     """
 
     needs_counts = True
-    orders_rows = False
 
-    def row_weights(self, rows: Rows) -> tf.Tensor:
-        return 1.0 / _total(rows)
+    def class_weights(self, classes: Classes) -> tf.Tensor:
+        return tf.cast(classes.sizes, _WEIGHT_DTYPE) / _rows_so_far(classes)
 
 
 @dataclass(frozen=True, eq=False)
@@ -133,16 +150,33 @@ class ExponentialWindow(Updater):
     def orders_rows(self) -> bool:  # type: ignore[override]
         return self.duplicates == "sequential"
 
-    def row_weights(self, rows: Rows) -> tf.Tensor:
-        decay = _as_weight(self.decay)
+    def class_weights(self, classes: Classes) -> tf.Tensor:
+        sizes = tf.cast(classes.sizes, _WEIGHT_DTYPE)
         if self.duplicates == "sum":
-            return tf.fill(tf.shape(rows.sizes), 1.0 - decay)
-        # Powers as exponentials, which are several times faster; 0 to the power of 0 stays 1.
-        rate = tf.log(tf.maximum(decay, _TINY))
-        weights = (1.0 - decay) * tf.exp(rate * tf.cast(rows.later, _WEIGHT_DTYPE))
+            return (1.0 - _as_weight(self.decay)) * sizes
+        weights = -tf.math.expm1(self._rate() * sizes)
+        return weights / self._known_share(classes) if self.debias else weights
+
+    def weigh(
+        self, classes: Classes, index: tf.Tensor, later: Optional[tf.Tensor]
+    ) -> Tuple[tf.Tensor, tf.Tensor]:
+        if later is None:
+            return super().weigh(classes, index, later)
+        powers = tf.exp(self._rate() * tf.cast(later, _WEIGHT_DTYPE))
+        weights = (1.0 - _as_weight(self.decay)) * powers
         if self.debias:
-            weights /= -tf.math.expm1(rate * _total(rows))
-        return weights
+            weights /= tf.gather(self._known_share(classes), index)
+        return self.class_weights(classes), weights
+
+    def _rate(self) -> tf.Tensor:
+        # Powers as exponentials, which are several times faster; 0 to the power of 0 stays 1.
+        if tf.is_tensor(self.decay):
+            return tf.log(tf.maximum(self.decay, _TINY))
+        return _as_weight(math.log(max(float(self.decay), _TINY)))
+
+    def _known_share(self, classes: Classes) -> tf.Tensor:
+        """What is left of each center without the share of its initial value: `1 - d^(N + k)`."""
+        return -tf.math.expm1(self._rate() * _rows_so_far(classes))
 
     def prepare(self, checks: Checks) -> Updater:
         decay = _read_rate(checks, "decay", self.decay, below_one=self.debias)
@@ -172,20 +206,20 @@ class WenUpdate(Updater):
     """
 
     alpha: Any = 0.5
-    orders_rows = False
 
     def __post_init__(self) -> None:
         arguments.check_rate("WenUpdate", "alpha", self.alpha)
 
-    def row_weights(self, rows: Rows) -> tf.Tensor:
-        return _as_weight(self.alpha) / (1.0 + tf.cast(rows.sizes, _WEIGHT_DTYPE))
+    def class_weights(self, classes: Classes) -> tf.Tensor:
+        sizes = tf.cast(classes.sizes, _WEIGHT_DTYPE)
+        return _as_weight(self.alpha) * sizes / (1.0 + sizes)
 
     def prepare(self, checks: Checks) -> Updater:
         return dataclasses.replace(self, alpha=_read_rate(checks, "alpha", self.alpha))
 
 
-def _total(rows: Rows) -> tf.Tensor:
-    return tf.cast(rows.seen, _WEIGHT_DTYPE) + tf.cast(rows.sizes, _WEIGHT_DTYPE)
+def _rows_so_far(classes: Classes) -> tf.Tensor:
+    return tf.cast(classes.seen, _WEIGHT_DTYPE) + tf.cast(classes.sizes, _WEIGHT_DTYPE)
 
 
 def _read_rate(checks: Checks, name: str, rate: Any, below_one: bool = False) -> Any:
