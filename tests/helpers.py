@@ -21,6 +21,7 @@ def choose_formulation(monkeypatch, name):
     monkeypatch.setattr(moves, "_VERY_FEW_CLASSES", 10**9 if place < 1 else 0)
     monkeypatch.setattr(moves, "_FEW_CLASSES", 10**9 if place < 2 else 0)
     monkeypatch.setattr(by_group, "_CROWDED_CLASSES", 0)
+    monkeypatch.setattr(by_group, "_USUAL_ROWS", 1024)
     monkeypatch.setattr(parts, "_PART_SIZE", 1)
     monkeypatch.setattr(parts, "_MOST_PARTS", 3)
 

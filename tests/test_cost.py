@@ -7,7 +7,7 @@ import tensorflow.compat.v1 as tf
 from helpers import make_ctrs
 
 import tf_centers
-from tf_centers import parts
+from tf_centers import by_group, parts
 
 D = 5
 # They hand memory on, and touch no element of it.
@@ -56,6 +56,7 @@ def build(call, num_classes, updater=WINDOW, use_resource=True):
 def test_ops_and_passes_over_rows(
     num_classes, num_parts, updater, most_ops, most_passes, monkeypatch
 ):
+    monkeypatch.setattr(by_group, "_USUAL_ROWS", 1024)
     monkeypatch.setattr(parts, "_PART_SIZE", 1)
     monkeypatch.setattr(parts, "_MOST_PARTS", num_parts)
     ops = ops_that_run(build(tf_centers.get_embed_centers, num_classes, updater))

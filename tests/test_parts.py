@@ -23,10 +23,13 @@ def test_parts_share_all_rows_evenly(size, number):
 
 @pytest.mark.parametrize(
     "rows, dims, number",
-    [(256, 128, 1), (1024, 128, 5), (None, 128, 5), (4096, 512, 64), (0, 512, 1), (1, 10**6, 40)],
+    [(256, 128, 1), (1024, 128, 5), (None, 128, 2), (4096, 512, 64), (0, 512, 1), (1, 10**6, 40)],
 )
 def test_the_larger_a_batch_the_more_parts(rows, dims, number):
-    assert parts.count_parts(tf.placeholder(tf.float32, [rows, dims])) == number
+    embeds = tf.placeholder(tf.float32, [rows, dims])
+    assert parts.count_parts(embeds, usual_rows=400) == number
+    if rows is None:
+        assert parts.count_parts(embeds, usual_rows=0) == 1
 
 
 def test_a_part_waits_for_the_one_before_the_last():

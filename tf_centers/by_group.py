@@ -16,6 +16,8 @@ from tf_centers.updaters import Classes, Updater
 # Up to so many classes have many rows each; up to so many rows float32 adds well enough.
 _CROWDED_CLASSES = 64
 _FEW_ROWS = 32
+# A part costs some twenty ops, which a batch of unknown size may not be worth.
+_USUAL_ROWS = 0
 
 
 class WeighedGroups(NamedTuple):
@@ -52,7 +54,7 @@ def move_by_group(
     weighed = weigh_groups(updater, groups, seen)
     exact, parts = _choose_precision(centers, groups, weighed), [weighed]
     if centers.ctrs.shape.as_list()[0] > _CROWDED_CLASSES:
-        parts = _split(weighed, count_parts(embeds))
+        parts = _split(weighed, count_parts(embeds, _USUAL_ROWS))
 
     def move(part: WeighedGroups) -> Any:
         means = weighted_means(read_rows(centers.ctrs, part.labels), embeds, part, exact)

@@ -13,6 +13,8 @@ from tf_centers.rows import read_rows, write_rows
 from tf_centers.tables import EmbedCenters
 from tf_centers.updaters import Classes, Updater
 
+# Rows that a batch is taken to have where their number is not known while the graph is built.
+_USUAL_ROWS = 1024
 # Times a value no larger than 2^-30 of the range of its dtype, this is finite.
 _TAME_SCALE = 2.0**30
 
@@ -79,7 +81,7 @@ def _split(
     size: tf.Tensor, labels: tf.Tensor, embeds: tf.Tensor, weights: tf.Tensor
 ) -> List[Tuple[tf.Tensor, ...]]:
     """The first `size` rows of all three in parts."""
-    parts = count_parts(embeds)
+    parts = count_parts(embeds, _USUAL_ROWS)
     sizes = tf.concat([share(size, parts), tf.shape(embeds)[:1] - size], axis=0)
     split = [split_rows(rows, sizes, parts + 1)[:parts] for rows in (labels, embeds, weights)]
     return list(zip(*split))

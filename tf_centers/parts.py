@@ -10,14 +10,12 @@ from tf_centers.checks import on_host
 # Elements of a part of the batch: of float32, malloc takes 96 kB from memory that it has already.
 _PART_SIZE = 24 * 1024
 _MOST_PARTS = 64
-# Rows that a batch is taken to have where their number is not known while the graph is built.
-_USUAL_ROWS = 1024
 
 
-def count_parts(embeds: tf.Tensor) -> int:
-    """How many parts embeddings `[B, D]` are worth."""
+def count_parts(embeds: tf.Tensor, usual_rows: int) -> int:
+    """How many parts embeddings `[B, D]` are worth; B is `usual_rows` where it is not known yet."""
     rows, dims = embeds.shape.as_list()
-    elements = (_USUAL_ROWS if rows is None else rows) * dims
+    elements = (usual_rows if rows is None else rows) * dims
     return int(min(max(1, elements // _PART_SIZE), _MOST_PARTS))
 
 
