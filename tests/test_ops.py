@@ -67,6 +67,32 @@ def test_label_dtypes(dtype, use_resource):
             np.testing.assert_allclose(rows, expected[batch_labels], atol=1e-6)
 
 
+def _ancestors(op):
+    found, open_ops = set(), [op]
+    while open_ops:
+        op = open_ops.pop()
+        for before in [tensor.op for tensor in op.inputs] + list(op.control_inputs):
+            if before not in found:
+                found.add(before)
+                open_ops.append(before)
+    return found
+
+
+def test_nothing_is_written_before_the_rows_of_before_are_read(use_resource, formulation):
+    # A session would seldom show it: the read is ready long before the writes are.
+    make_ctrs(use_resource)
+    embeds = tf.placeholder(tf.float32, [4, D])
+    reader = tf_centers.get_embed_centers(embeds, [1, 2, 2, 3], read="before").op
+    while "Gather" not in reader.type:
+        assert reader.type in ("Identity", "StopGradient")
+        reader = reader.inputs[0].op
+    ops = tf.get_default_graph().get_operations()
+    writes = [op for op in ops if "Scatter" in op.type]
+    assert writes
+    for write in writes:
+        assert reader in _ancestors(write)
+
+
 @pytest.mark.parametrize("read", ["after", "before"])
 @pytest.mark.parametrize("training", ["True", "tensor"])
 @pytest.mark.parametrize("masked", [False, True])
