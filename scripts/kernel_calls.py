@@ -9,6 +9,7 @@ import tensorflow.compat.v1 as tf
 import tf_centers
 
 _SIZES = ((13, 5), (13, 17), (1003, 17), (10007, 17))  # each formulation of an update
+_MANY_ROWS = 4096  # that are moved in parts
 _SHARDS = 2
 _DTYPES = (tf.float16, tf.bfloat16, tf.float32, tf.float64)
 _LABEL_DTYPES = (tf.int32, tf.int64)
@@ -40,7 +41,7 @@ def settings() -> Iterator[Setting]:
 
 
 def build_calls(setting: Setting) -> None:
-    """Builds every call in the default graph, on batches of unknown size."""
+    """Builds every call in the default graph, on batches of unknown size and on a large one."""
     embeds = tf.placeholder(setting.dtype, [None, setting.num_dims], name="embeds")
     labels = tf.placeholder(setting.label_dtype, [None], name="labels")
     mask = tf.placeholder(tf.bool, [None], name="mask")
@@ -70,6 +71,9 @@ def build_calls(setting: Setting) -> None:
         get(tf_centers.ExponentialWindow(0.9, debias=True))
         get(tf_centers.ExponentialWindow(0.9, duplicates="sum"))
         get(tf_centers.WenUpdate(rate))
+        many = tf.placeholder(setting.dtype, [_MANY_ROWS, setting.num_dims], name="many_embeds")
+        many_labels = tf.placeholder(setting.label_dtype, [_MANY_ROWS], name="many_labels")
+        tf_centers.get_embed_centers(many, many_labels, mean, centers)
     tf_centers.update_embed_centers(
         embeds, labels, mean, centers, use_locking=setting.use_locking, name="update"
     )
