@@ -150,6 +150,31 @@ def test_all_rows_masked(shards, use_locking, use_resource, formulation):
         assert state_bits(session, *every_variable()) == before
 
 
+@pytest.mark.parametrize("updater", ["mean", "window", "wen"])
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("classes", [C, 65, 2049])
+def test_constants_without_a_row(classes, masked, updater, use_resource):
+    # TensorFlow's optimizer divided by the number of rows, which ends the process.
+    rate = tf.placeholder_with_default(0.9, [])
+    updaters = {"window": tf_centers.ExponentialWindow(rate), "wen": tf_centers.WenUpdate(rate)}
+    updater = updaters.get(updater, MEAN)
+    centers = make_centers(tf_centers, use_resource, classes, D)
+    rows = 3 if masked else 0
+    batch = np.ones([rows, D], np.float32), np.ones([rows], np.int64)
+    mask = np.zeros([rows], bool) if masked else None
+    fetches = [
+        tf_centers.get_embed_centers(*batch, updater, centers, mask),
+        tf_centers.get_embed_centers(*batch, updater, centers, mask, read="before"),
+        tf_centers.update_embed_centers(*batch, updater, centers, mask),
+    ]
+    with initialized_session() as session:
+        before = state_bits(session, *every_variable())
+        for fetch in fetches:
+            found = session.run(fetch)
+            assert found is None or found.tolist() == batch[0].tolist()
+        assert state_bits(session, *every_variable()) == before
+
+
 NOT_FINITE = [[np.nan], [np.inf], [-np.inf], [np.inf, -np.inf], [np.nan, 3e38], [-np.inf, 1e-42]]
 
 

@@ -1,7 +1,7 @@
 """One new row per class of the batch: for few classes, when most rows are repeated."""
 
 import functools
-from typing import Any, List, NamedTuple, Optional, Union
+from typing import Any, List, NamedTuple, Optional
 
 import tensorflow.compat.v1 as tf
 
@@ -52,9 +52,12 @@ def move_by_group(
     groups = group_rows(labels)
     seen = None if centers.counts is None else read_rows(centers.counts, groups.labels)
     weighed = weigh_groups(updater, groups, seen)
-    exact, parts = _choose_precision(centers, groups, weighed), [weighed]
-    if centers.ctrs.shape.as_list()[0] > _CROWDED_CLASSES:
-        parts = _split(weighed, count_parts(embeds, _USUAL_ROWS))
+    # Of crowded classes each may be a large part of the batch.
+    crowded = centers.ctrs.shape.as_list()[0] <= _CROWDED_CLASSES
+    exact: Any = True
+    if not crowded and centers.ctrs.dtype.base_dtype == tf.float32:
+        exact = _need_float64(groups, weighed)
+    parts = _split_groups(weighed, 1 if crowded else count_parts(embeds, _USUAL_ROWS))
 
     def move(part: WeighedGroups) -> Any:
         means = weighted_means(read_rows(centers.ctrs, part.labels), embeds, part, exact)
@@ -83,12 +86,12 @@ def weigh_groups(updater: Updater, groups: Groups, seen: Optional[tf.Tensor]) ->
 
 
 def weighted_means(
-    old: tf.Tensor, embeds: tf.Tensor, weighed: WeighedGroups, exact: Union[bool, tf.Tensor] = True
+    old: tf.Tensor, embeds: tf.Tensor, weighed: WeighedGroups, exact: Any = True
 ) -> tf.Tensor:
     """The new centers `[U, D]` of classes, from their `old` ones and the embeddings `[B, D]`.
 
-    In float64, since a sum of many rows in float32 loses digits, and half precision small steps;
-    where `exact` is false at run time, in float32.
+    In float64, since a sum of many rows in float32 loses digits, and half precision small steps.
+    Where `exact` is a tensor, of float32 centers, the sums alone are, and only if it is true.
     """
     dtype = tf.float64 if exact is True else tf.float32
     rows = tf.cast(tf.gather(embeds, weighed.order), dtype)
@@ -107,17 +110,11 @@ def weighted_means(
     return in_float64() if exact is True else tf.cond(exact, in_float64, in_float32)
 
 
-def _choose_precision(
-    centers: EmbedCenters, groups: Groups, weighed: WeighedGroups
-) -> Union[bool, tf.Tensor]:
-    """Whether to be exact: True, or false at run time where float32 is as good.
+def _need_float64(groups: Groups, weighed: WeighedGroups) -> tf.Tensor:
+    """Whether a class has many rows, or a step too large for float32.
 
-    That is where no class has many rows, nor a step so large that the digits of its rows would be
-    lost beside those of a far larger center.
+    The digits of its rows would be lost beside those of a far larger center.
     """
-    crowded = centers.ctrs.shape.as_list()[0] <= _CROWDED_CLASSES
-    if crowded or centers.ctrs.dtype.base_dtype != tf.float32:
-        return True
     hard = tf.logical_or(groups.sizes > _FEW_ROWS, weighed.totals >= 0.5)
     return tf.reduce_any(hard)
 
@@ -126,7 +123,7 @@ def _column(weights: tf.Tensor, dtype: tf.DType) -> tf.Tensor:
     return tf.expand_dims(tf.cast(weights, dtype), 1)
 
 
-def _split(weighed: WeighedGroups, parts: int) -> List[WeighedGroups]:
+def _split_groups(weighed: WeighedGroups, parts: int) -> List[WeighedGroups]:
     """Splits groups into so many parts of as many classes."""
     if parts == 1:
         return [weighed]

@@ -60,7 +60,7 @@ def move_by_row(
 
     weights = tf.where(alone, weights, tf.zeros_like(weights))
     weights = tf.expand_dims(tf.cast(weights, _wide(embeds.dtype)), 1)
-    steps = _split(tf.where(tame, size, 0), labels, embeds, weights)
+    steps = _split_batch(tf.where(tame, size, 0), labels, embeds, weights)
     writers = [_writer(centers.ctrs, *step) for step in steps]
     writes = writes[1:] + write_in_turns(writes[0], writers)
     if read is None:
@@ -77,7 +77,7 @@ def _are_tame(embeds: tf.Tensor) -> tf.Tensor:
     return tf.reduce_all(tf.is_finite(tf.matmul(tf.cast(embeds, dtype), scale)))
 
 
-def _split(
+def _split_batch(
     size: tf.Tensor, labels: tf.Tensor, embeds: tf.Tensor, weights: tf.Tensor
 ) -> List[Tuple[tf.Tensor, ...]]:
     """The first `size` rows of all three in parts."""

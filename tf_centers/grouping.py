@@ -23,10 +23,20 @@ class Groups(NamedTuple):
 
 def group_rows(labels: tf.Tensor) -> Groups:
     """Groups rows by their labels `[R]`, int32 or int64."""
+    labels = not_folded(labels)
     # top_k sorts as argsort does, keeps the order of equals, and has the sorted labels at hand.
     grouped, order = tf.nn.top_k(labels, tf.size(labels))
     classes, index, sizes = tf.unique_with_counts(grouped)
     return Groups(classes, sizes, order, index)
+
+
+def not_folded(vector: tf.Tensor) -> tf.Tensor:
+    """The same vector, but no constant to TensorFlow's optimizer, whatever it is made of.
+
+    Where it knows from constants that there are no rows, it divides by their number.
+    """
+    size = vector.shape.as_list()[0]
+    return tf.placeholder_with_default(vector, [size or None])
 
 
 def last_rows(groups: Groups) -> tf.Tensor:

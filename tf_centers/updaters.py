@@ -160,8 +160,8 @@ class ExponentialWindow(Updater):
     def weigh(
         self, classes: Classes, index: tf.Tensor, later: Optional[tf.Tensor]
     ) -> Tuple[tf.Tensor, tf.Tensor]:
-        if later is None:
-            return super().weigh(classes, index, later)
+        if not self.orders_rows:
+            return super().weigh(classes, index, None)
         powers = tf.exp(self._rate() * tf.cast(later, _WEIGHT_DTYPE))
         weights = (1.0 - _as_weight(self.decay)) * powers
         if self.debias:
