@@ -93,6 +93,30 @@ def test_nothing_is_written_before_the_rows_of_before_are_read(use_resource, for
         assert reader in _ancestors(write)
 
 
+@pytest.mark.parametrize(
+    "updater", [tf_centers.CumulativeMean(), tf_centers.ExponentialWindow(0.9, debias=True)]
+)
+def test_rows_are_counted_after_the_count_is_read(updater, use_resource, formulation):
+    centers = make_centers(tf_centers, use_resource)
+    update = tf_centers.update_embed_centers(
+        tf.placeholder(tf.float32, [4, D]), [1, 2, 2, 3], updater, centers
+    )
+    needed = _ancestors(update)
+    (add,) = [op for op in needed if "Scatter" in op.type and "Add" in op.type]
+    (read,) = [
+        op
+        for op in needed
+        if op.type in ("ResourceGather", "GatherV2", "ReadVariableOp")
+        and op.outputs[0].dtype == tf.int64
+        and centers.counts.op in _ancestors(op)
+        and not any(
+            before.outputs and before.outputs[0].dtype == tf.int64 and "Gather" in before.type
+            for before in _ancestors(op)
+        )
+    ]
+    assert read in _ancestors(add)
+
+
 @pytest.mark.parametrize("read", ["after", "before"])
 @pytest.mark.parametrize("training", ["True", "tensor"])
 @pytest.mark.parametrize("masked", [False, True])

@@ -9,7 +9,7 @@ import tensorflow.compat.v1 as tf
 
 from tf_centers.checks import Checks
 from tf_centers.moved import Moved
-from tf_centers.rows import read_all_rows, write_rows
+from tf_centers.rows import add_to_rows, read_all_rows, write_rows
 from tf_centers.tables import EmbedCenters
 from tf_centers.updaters import Classes, Updater
 
@@ -56,8 +56,8 @@ def move_by_class(
     with checks.done(), tf.control_dependencies([rows] if before is None else [rows, before]):
         writes = [write_rows(centers.ctrs, labels, rows)]
         if seen is not None:
-            counts = seen + tf.cast(sizes, tf.int64)
-            writes.append(write_rows(centers.counts, labels, tf.gather(counts, labels)))
+            ones = tf.ones_like(labels, dtype=tf.int64)
+            writes.append(add_to_rows(centers.counts, labels, ones))
     if read is None:
         return Moved(None, writes)
     with tf.control_dependencies(writes):

@@ -9,7 +9,7 @@ from tf_centers.checks import Checks
 from tf_centers.grouping import Groups, count_later_rows, group_rows
 from tf_centers.moved import Moved
 from tf_centers.parts import count_parts, share, split_rows, write_in_turns
-from tf_centers.rows import read_rows, write_rows
+from tf_centers.rows import add_to_rows, read_rows, write_rows
 from tf_centers.tables import EmbedCenters
 from tf_centers.updaters import Classes, Updater
 
@@ -67,9 +67,9 @@ def move_by_group(
         ready = tf.no_op()
     writes = write_in_turns(ready, [functools.partial(move, part) for part in parts])
     if seen is not None:
-        with tf.control_dependencies([ready]):
-            counts = seen + tf.cast(groups.sizes, tf.int64)
-            writes.append(write_rows(centers.counts, groups.labels, counts))
+        with tf.control_dependencies([ready, weighed.totals]):
+            ones = tf.ones_like(labels, dtype=tf.int64)
+            writes.append(add_to_rows(centers.counts, labels, ones))
     if read is None:
         return Moved(None, writes)
     with tf.control_dependencies(writes):

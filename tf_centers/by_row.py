@@ -9,7 +9,7 @@ from tf_centers.checks import Checks
 from tf_centers.grouping import group_rows, last_rows
 from tf_centers.moved import Moved
 from tf_centers.parts import count_parts, share, split_rows, write_in_turns
-from tf_centers.rows import read_rows, write_rows
+from tf_centers.rows import add_to_rows, read_rows, write_rows
 from tf_centers.tables import EmbedCenters
 from tf_centers.updaters import Classes, Updater
 
@@ -55,8 +55,8 @@ def move_by_row(
     with checks.done(), tf.control_dependencies(first):
         writes = [write_rows(centers.ctrs, groups.labels, means)]
         if seen is not None:
-            counts = seen + tf.cast(sizes, tf.int64)
-            writes.append(write_rows(centers.counts, labels, counts))
+            ones = tf.ones_like(labels, dtype=tf.int64)
+            writes.append(add_to_rows(centers.counts, labels, ones))
 
     weights = tf.where(alone, weights, tf.zeros_like(weights))
     weights = tf.expand_dims(tf.cast(weights, _wide(embeds.dtype)), 1)

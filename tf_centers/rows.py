@@ -32,6 +32,13 @@ def write_rows(variable: Any, rows: tf.Tensor, values: tf.Tensor) -> Any:
     return tf.scatter_update(variable, rows, values)
 
 
+def add_to_rows(variable: Any, rows: tf.Tensor, values: tf.Tensor) -> Any:
+    """Adds to rows of a variable, any of them more than once; returns what `write_rows` does."""
+    if is_ref(variable) and variable.dtype.base_dtype.is_integer:
+        return tf.scatter_nd_add(variable, tf.expand_dims(rows, 1), values)
+    return tf.scatter_add(variable, rows, values)
+
+
 def outside_graphs() -> bool:
     """Whether variables are eager ones here: in TF2 code, or a `tf.function` of such code."""
     with tf.init_scope():
