@@ -6,7 +6,6 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import pytest  # noqa: E402
 import tensorflow.compat.v1 as tf  # noqa: E402
-from helpers import FORMULATIONS, choose_formulation  # noqa: E402
 
 tf.logging.set_verbosity(tf.logging.ERROR)
 
@@ -24,13 +23,6 @@ def control_flow(request):
     (tf.enable_control_flow_v2 if request.param.endswith("v2") else tf.disable_control_flow_v2)()
     yield request.param
     (tf.enable_control_flow_v2 if was_v2 else tf.disable_control_flow_v2)()
-
-
-@pytest.fixture(params=FORMULATIONS)
-def formulation(request, monkeypatch):
-    """Runs a test as with so many classes, however many it has."""
-    choose_formulation(monkeypatch, request.param)
-    return request.param
 
 
 @pytest.fixture(autouse=True)

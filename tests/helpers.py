@@ -9,21 +9,6 @@ import tensorflow.compat.v1 as tf
 
 # All different, so that no mistake of an axis goes unseen.
 B, C, D = 12, 7, 5
-FORMULATIONS = ["very few classes", "few classes", "many classes"]
-
-
-def choose_formulation(monkeypatch, name):
-    """Has updates built as with so many classes, however many there are, in three parts."""
-    from tf_centers import by_group, moves, parts
-
-    place = FORMULATIONS.index(name)
-    monkeypatch.setattr(moves, "_FEW_DIMS", 10**9)
-    monkeypatch.setattr(moves, "_VERY_FEW_CLASSES", 10**9 if place < 1 else 0)
-    monkeypatch.setattr(moves, "_FEW_CLASSES", 10**9 if place < 2 else 0)
-    monkeypatch.setattr(by_group, "_CROWDED_CLASSES", 0)
-    monkeypatch.setattr(by_group, "_USUAL_ROWS", 1024)
-    monkeypatch.setattr(parts, "_PART_SIZE", 1)
-    monkeypatch.setattr(parts, "_MOST_PARTS", 3)
 
 
 def make_ctrs(use_resource, shape=(C, D), dtype=tf.float32, initial=None, scope="embed"):

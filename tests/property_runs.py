@@ -9,10 +9,8 @@ from functools import partial
 from typing import Any, Callable, NamedTuple
 
 import numpy as np
-import pytest
 import reference
 import tensorflow.compat.v1 as tf
-from helpers import choose_formulation
 from hypothesis import HealthCheck, Phase, Verbosity, given, settings
 from hypothesis import strategies as st
 from random_cases import Outcome, numpy_dtype
@@ -40,6 +38,10 @@ def _summed(rate):
     return tf_centers.ExponentialWindow(rate, duplicates="sum")
 
 
+def _averaged(rate):
+    return tf_centers.ExponentialWindow(rate, duplicates="mean")
+
+
 UPDATERS = {
     "cumulative": Subject(lambda rate: tf_centers.CumulativeMean(), 0, reference.cumulative_mean),
     "window": Subject(
@@ -47,6 +49,7 @@ UPDATERS = {
     ),
     "debiased": Subject(_debiased, 0.9, partial(reference.debiased_window, decay=0.9)),
     "summed": Subject(_summed, 0.95, partial(reference.summed_window, decay=0.95)),
+    "averaged": Subject(_averaged, 0.6, partial(reference.averaged_window, decay=0.6)),
     "wen": Subject(tf_centers.WenUpdate, 0.3, partial(reference.wen_update, alpha=0.3)),
 }
 
@@ -56,8 +59,7 @@ class Graph:
 
     def __init__(self, updater, setting):
         self._setting = setting
-        with tf.Graph().as_default() as graph, pytest.MonkeyPatch.context() as patch:
-            choose_formulation(patch, setting.formulation)
+        with tf.Graph().as_default() as graph:
             self._build(UPDATERS[updater])
             self._session = tf.Session(graph=graph)
             graph.finalize()

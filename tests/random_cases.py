@@ -14,7 +14,6 @@ _TOLERANCE = {"float16": 2e-3, "bfloat16": 1.6e-2, "float32": 2e-6, "float64": 1
 class Setting(NamedTuple):
     """How a graph is built; `shards` is 0 for a table that is whole, `known` what of the shapes."""
 
-    formulation: str
     use_resource: bool
     classes: int
     dims: int
@@ -31,16 +30,15 @@ class Setting(NamedTuple):
 
 
 SETTINGS = [
-    Setting("very few classes", False, 7, 3, masked=False),
-    Setting("few classes", True, 7, 3, labels="int64", known="nothing", rate_tensor=True),
-    Setting("many classes", True, 11, 4, labels="uint8", known="rank"),
-    Setting("many classes", False, 11, 4, shards=3, call="before", labels="int16"),
-    Setting("very few classes", True, 11, 4, shards=2, call="update", use_locking=True),
-    Setting("few classes", False, 5, 2, call="before", switch=True, embeds="float16"),
-    Setting("few classes", True, 1, 1, shards=1, labels="uint64", ctrs="float64"),
-    Setting("many classes", True, 7, 3, labels="int8", ctrs="float16", embeds="bfloat16"),
+    Setting(False, 7, 3, masked=False),
+    Setting(True, 7, 3, labels="int64", known="nothing", rate_tensor=True),
+    Setting(True, 11, 4, labels="uint8", known="rank"),
+    Setting(False, 11, 4, shards=3, call="before", labels="int16"),
+    Setting(True, 11, 4, shards=2, call="update", use_locking=True),
+    Setting(False, 5, 2, call="before", switch=True, embeds="float16"),
+    Setting(True, 1, 1, shards=1, labels="uint64", ctrs="float64"),
+    Setting(True, 7, 3, labels="int8", ctrs="float16", embeds="bfloat16"),
     Setting(
-        "many classes",
         False,
         5,
         2,

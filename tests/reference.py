@@ -36,6 +36,10 @@ def summed_window(center, seen, rows, decay=0.95):
     return center
 
 
+def averaged_window(center, seen, rows, decay=0.95):
+    return decay * center + (1 - decay) * np.mean(rows, axis=0)
+
+
 def wen_update(center, seen, rows, alpha=0.5):
     numerator = np.zeros_like(center)
     denominator = 1

@@ -70,7 +70,7 @@ def test_labels_at_the_ends_of_their_type(dtype, use_resource):
 
 
 @pytest.mark.parametrize("dtype", ["int8", "uint8"])
-def test_the_last_class_may_be_the_end_of_the_type(dtype, use_resource, formulation):
+def test_the_last_class_may_be_the_end_of_the_type(dtype, use_resource):
     last = np.iinfo(dtype).max
     centers = make_centers(tf_centers, use_resource, last + 1, D)
     embeds, labels = placeholders(dtype)
@@ -99,7 +99,7 @@ SIZES = [(1, 7, 5), (1, 1, 1), (12, 1, 5), (12, 7, 1), (3000, 3, 2), (3000, 1, 1
 
 
 @pytest.mark.parametrize("rows, classes, dims", SIZES)
-def test_sizes_at_the_ends(rows, classes, dims, use_resource, formulation):
+def test_sizes_at_the_ends(rows, classes, dims, use_resource):
     rng = np.random.RandomState(rows + classes)
     static = rows < 12
     embeds = tf.placeholder(tf.float32, [rows if static else None, dims])
@@ -118,9 +118,9 @@ def test_sizes_at_the_ends(rows, classes, dims, use_resource, formulation):
                 rule = UPDATERS[name][1]
                 states[place] = reference.apply(rule, *states[place], batch, batch_labels)
                 expected = states[place][0]
-                np.testing.assert_allclose(found[place], expected[batch_labels], atol=2e-6)
+                np.testing.assert_allclose(found[place], expected[batch_labels], atol=3e-5)
                 ctrs, counts = session.run(list(tables[place]))
-                np.testing.assert_allclose(ctrs, expected, atol=2e-6)
+                np.testing.assert_allclose(ctrs, expected, atol=3e-5)
                 np.testing.assert_array_equal(counts, states[place][1])
         # One bad row at the end of them all.
         bad = dict(feed)
@@ -131,7 +131,7 @@ def test_sizes_at_the_ends(rows, classes, dims, use_resource, formulation):
 
 @pytest.mark.parametrize("use_locking", [False, True])
 @pytest.mark.parametrize("shards", [0, 3])
-def test_all_rows_masked(shards, use_locking, use_resource, formulation):
+def test_all_rows_masked(shards, use_locking, use_resource):
     splits = {"partitioner": tf.fixed_size_partitioner(shards)} if shards else {}
     with tf.variable_scope("", use_resource=use_resource, **splits):
         centers = tf_centers.create_embed_centers(C, D, initializer=np.ones([C, D]))
@@ -179,7 +179,7 @@ NOT_FINITE = [[np.nan], [np.inf], [-np.inf], [np.inf, -np.inf], [np.nan, 3e38], 
 
 
 @pytest.mark.parametrize("static", [False, True])
-def test_one_value_among_many(static, use_resource, formulation):
+def test_one_value_among_many(static, use_resource):
     # So many that those of many classes are worked at in parts, of which one is written first.
     rows, dims, classes = 600, 64, 50
     centers = make_centers(tf_centers, use_resource, classes, dims)
@@ -216,7 +216,7 @@ OVERFLOWS = [
 
 
 @pytest.mark.parametrize("dtype, ctrs_dtype, fits, overflows", OVERFLOWS)
-def test_overflow_on_the_way_in(dtype, ctrs_dtype, fits, overflows, use_resource, formulation):
+def test_overflow_on_the_way_in(dtype, ctrs_dtype, fits, overflows, use_resource):
     ctrs_dtype, dtype = tf.as_dtype(ctrs_dtype), tf.as_dtype(dtype)
     centers = make_centers(tf_centers, use_resource, dtype=ctrs_dtype)
     embeds, labels = placeholders(embeds_dtype=dtype)
@@ -235,7 +235,7 @@ def test_overflow_on_the_way_in(dtype, ctrs_dtype, fits, overflows, use_resource
 
 
 @pytest.mark.parametrize("dtype, value", [("float32", 1e-41), ("float64", 1e-310)])
-def test_denormals(dtype, value, use_resource, formulation):
+def test_denormals(dtype, value, use_resource):
     # TensorFlow may take them for zero; nothing larger may come of them, and no refusal.
     tiny = np.finfo(dtype).tiny
     centers = make_centers(
@@ -258,7 +258,7 @@ def test_denormals(dtype, value, use_resource, formulation):
         refused(session, rows, feed, "expected finite values", *centers)
 
 
-def test_half_precision_denormals_are_exact(use_resource, formulation):
+def test_half_precision_denormals_are_exact(use_resource):
     # 2^-24 and 3 * 2^-24 are denormal in float16, and their mean is 2^-23.
     centers = make_centers(tf_centers, use_resource, dtype=tf.float16)
     rows = tf_centers.get_embed_centers(
@@ -290,7 +290,7 @@ def enterable(use_resource, control_flow):
     return use_resource
 
 
-def test_refused_in_cond(enterable, formulation):
+def test_refused_in_cond(enterable):
     centers = make_centers(tf_centers, enterable)
     embeds, labels = placeholders()
     taken = tf.placeholder(tf.bool, [])
@@ -313,7 +313,7 @@ def test_refused_in_cond(enterable, formulation):
         assert session.run(centers.counts).sum() == 2 * B
 
 
-def test_refused_in_while_loop(enterable, formulation):
+def test_refused_in_while_loop(enterable):
     """A bad batch of a loop leaves what the iterations before it wrote, and nothing of its own."""
     centers = make_centers(tf_centers, enterable)
     embeds, labels = tf.placeholder(tf.float32, [None, B, D]), tf.placeholder(tf.int64, [None, B])
@@ -345,7 +345,7 @@ def test_refused_in_while_loop(enterable, formulation):
             assert state_bits(session, *centers) == expected
 
 
-def test_refused_in_one_of_two_towers(use_resource, formulation):
+def test_refused_in_one_of_two_towers(use_resource):
     """Towers one after the other: a good one before the bad one counts, one after it does not."""
     holders, previous = [], []
     for tower in range(2):

@@ -285,7 +285,7 @@ def test_wrong_at_run_time(call, use_resource):
     [tf_centers.CumulativeMean(), tf_centers.ExponentialWindow(1.0), tf_centers.WenUpdate()],
     ids=repr,
 )
-def test_not_finite_at_run_time(call, updater, use_resource, formulation):
+def test_not_finite_at_run_time(call, updater, use_resource):
     centers, holders, result = _build(call, updater, use_resource, tf.float64)
     name = call if call in CALLS else "get_embed_centers"
     with initialized_session() as session:
@@ -306,7 +306,7 @@ def test_not_finite_at_run_time(call, updater, use_resource, formulation):
 
 
 @pytest.mark.parametrize("dtype, value", [(tf.float32, 3e38), (tf.float64, 1e308)])
-def test_large_finite_values_are_not_refused(dtype, value, use_resource, formulation):
+def test_large_finite_values_are_not_refused(dtype, value, use_resource):
     centers = make_centers(tf_centers, use_resource, dtype=dtype)
     result = tf_centers.get_embed_centers(
         tf.constant([[value] * D, [-value] * D], dtype),
@@ -318,7 +318,7 @@ def test_large_finite_values_are_not_refused(dtype, value, use_resource, formula
         np.testing.assert_allclose(session.run(result), [[value] * D, [-value] * D], rtol=1e-6)
 
 
-def test_finite_rows_are_not_refused_where_their_sum_overflows(use_resource, formulation):
+def test_finite_rows_are_not_refused_where_their_sum_overflows(use_resource):
     # The circulating recipe, to the letter, takes a class of 40 rows twice the way.
     centers = make_centers(tf_centers, use_resource, dtype=tf.float64)
     recipe = tf_centers.ExponentialWindow(0.95, duplicates="sum")
@@ -341,7 +341,7 @@ def test_labels_of_masked_rows_are_not_read(use_resource):
 
 @pytest.mark.parametrize("rate", [1.5, -0.5, float("nan")])
 @pytest.mark.parametrize("make", [tf_centers.ExponentialWindow, tf_centers.WenUpdate])
-def test_rate_out_of_range_at_run_time(rate, make, use_resource, formulation):
+def test_rate_out_of_range_at_run_time(rate, make, use_resource):
     holder = tf.placeholder_with_default(0.5, [])
     centers, holders, result = _build("get_embed_centers", make(holder), use_resource)
     name = "decay" if make is tf_centers.ExponentialWindow else "alpha"

@@ -39,7 +39,7 @@ def enterable(use_resource, control_flow):
 
 
 @pytest.mark.parametrize("training", ["bool", "tensor"])
-def test_in_cond(training, enterable, formulation):
+def test_in_cond(training, enterable):
     make_ctrs(enterable)
     batch, labels = make_batch(0)
     condition = tf.placeholder(tf.bool, [])
@@ -61,7 +61,7 @@ def test_in_cond(training, enterable, formulation):
         np.testing.assert_array_equal(session.run(counts[0]), expected)
 
 
-def test_in_while_loop(enterable, formulation):
+def test_in_while_loop(enterable):
     # One row at a time, each iteration ordered after the one before by what it returns.
     make_ctrs(enterable)
     batch, labels = make_batch(1)
@@ -89,7 +89,7 @@ def test_in_while_loop(enterable, formulation):
         np.testing.assert_array_equal(found[1], counts)
 
 
-def test_ref_variable_with_switch(control_flow, formulation):
+def test_ref_variable_with_switch(control_flow):
     """A ref variable under disable_eager_execution() alone, with is_training a tensor."""
     ctrs = make_ctrs(False)
     switch = tf.placeholder(tf.bool, [])
@@ -100,7 +100,7 @@ def test_ref_variable_with_switch(control_flow, formulation):
         assert session.run(ctrs)[0].all()
 
 
-def test_two_towers_share_their_centers(use_resource, formulation):
+def test_two_towers_share_their_centers(use_resource):
     batches = [make_batch(2), make_batch(3, absent=(0, 1))]
     previous = []
     for tower, (batch, labels) in enumerate(batches):

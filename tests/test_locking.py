@@ -155,7 +155,7 @@ def test_two_graphs_name_one_lock(use_resource):
 
 
 @pytest.mark.parametrize("formula", ["cumulative", "window"])
-def test_locked_in_every_formulation(formula, formulation, use_resource, control_flow):
+def test_locked_in_every_formulation(formula, use_resource, control_flow):
     updater, rule = {
         "cumulative": (tf_centers.CumulativeMean(), reference.cumulative_mean),
         "window": (None, reference.exponential_window),

@@ -20,24 +20,6 @@ def test_everything_exported_is_there_and_nothing_else():
         assert getattr(tf_centers, name).__module__.startswith("tf_centers.")
 
 
-def test_imports_run_one_way():
-    order = (
-        "autograph version arguments checks rows tables variables grouping updaters moved parts "
-        "by_class by_group by_row moves locking "
-        "sharding batches ops losses nearest summaries "
-        "keras_arguments keras"
-    ).split()
-    for name, tree in _modules().items():
-        if name == "__init__":
-            continue
-        for node in ast.walk(tree):
-            if isinstance(node, ast.ImportFrom) and node.module.startswith("tf_centers"):
-                tail = node.module.split(".")[1:]
-                imported = tail or [alias.name for alias in node.names]
-                for other in imported:
-                    assert order.index(other) < order.index(name), f"{name} imports {other}"
-
-
 def test_only_public_tensorflow():
     allowed = {"tensorflow", "tensorflow.compat.v1"}
     for name, tree in _modules().items():

@@ -103,6 +103,8 @@ WRONG = {
             lambda n, k, later, rest: 0.1 * 0.9**later / (1 - 0.9**k)
         ),
         ("summed", "one after the other"): _weighted(lambda n, k, later, rest: 0.05 * 0.95**later),
+        ("averaged", "sequential"): _weighted(lambda n, k, later, rest: 0.4 * 0.6**later),
+        ("averaged", "decay for 1 - decay"): _weighted(lambda n, k, later, rest: 0.6 / k),
         ("wen", "k for k + 1"): _weighted(lambda n, k, later, rest: 0.3 / k),
     },
     "any_split_into_batches_is_the_same": {

@@ -5,11 +5,18 @@ Every message begins with the name of the function that was called.
 
 import numbers
 import operator
-from typing import Any, Optional, Tuple, Union
+from typing import Any, Callable, Optional, Tuple, TypeVar, Union, cast
 
 import numpy as np
 import tensorflow.compat.v1 as tf
 from tensorflow import Variable
+
+_Function = TypeVar("_Function", bound=Callable[..., Any])
+
+
+def as_written(function: _Function) -> _Function:
+    """Marks an entry point: AutoGraph, in a user's `tf.function`, leaves the code below it alone."""
+    return cast(_Function, tf.autograph.experimental.do_not_convert(function))
 
 
 def as_floats(caller: str, name: str, value: Any) -> tf.Tensor:
@@ -31,9 +38,11 @@ def as_labels(caller: str, name: str, value: Any) -> Tuple[tf.Tensor, tf.DType]:
     """
     tensor = _as_tensor(caller, name, value)
     if not tensor.dtype.is_integer:
+        one_hot = tensor.shape.ndims == 2 and tensor.shape.as_list()[1] != 1
         raise TypeError(
             f"{caller}: {name} must hold class labels of an integer dtype, got "
             f"{tensor.dtype.base_dtype.name} of shape {tensor.shape}"
+            + (f"; for one-hot labels, pass tf.argmax({name}, axis=1)" if one_hot else "")
         )
     given = tensor.dtype.base_dtype
     return (tensor if given in (tf.int32, tf.int64) else tf.cast(tensor, tf.int64)), given

@@ -5,6 +5,7 @@ rather than `tf.Assert`, which builds a `tf.cond` around it, and rather than `tf
 raises while the graph is built where its inputs happen to be constant.
 """
 
+import functools
 from typing import Any, Callable, List, Optional, Tuple
 
 import tensorflow.compat.v1 as tf
@@ -13,60 +14,67 @@ Named = Tuple[str, tf.Tensor]
 
 
 class Checks:
-    """The checks of one call; its result has to depend on all of them, through `guard`."""
+    """The checks of one call; what it reads and writes has to wait for all of them."""
 
     def __init__(self, caller: str, validate: bool = True) -> None:
         """Takes the name for the messages, and whether checks at run time are wanted."""
         self.caller = caller
+        self.ops: List[Any] = []
         self._validate = validate
-        self._ops: List[Any] = []
+        self._conditions: List[tf.Tensor] = []
 
     def require(self, condition: Callable[[], tf.Tensor], expected: str, *found: Any) -> None:
-        """Adds a check at run time; it is made only after those before it have passed.
+        """Adds a check at run time.
 
         Args:
           condition: builds the scalar bool that must hold; not called where no check is wanted.
+            No op of it may fail by itself, whatever the other checks find.
           expected: what the message says, followed by the values of `found`.
         """
         if self._validate:
             parts = [f"{self.caller}: expected {expected}"] + list(found)
             with on_host():
                 data = [tf.constant(part) if isinstance(part, str) else part for part in parts]
-            with tf.control_dependencies(self._ops):
-                ok = tf.raw_ops.Assert(condition=condition(), data=data, summarize=8)
-            self._ops.append(ok)
+            holds = condition()
+            self._conditions.append(holds)
+            self.ops.append(tf.raw_ops.Assert(condition=holds, data=data, summarize=8))
 
     def require_finite(self, embeds: tf.Tensor) -> None:
         """Adds a check that embeddings `[B, D]` hold neither NaN nor Inf."""
-        # A NaN or an Inf survives a product with a positive vector, and a small one keeps finite
-        # values from overflowing: one pass over [B, D], and a check of [B].
+        # A NaN or an Inf survives a product with a positive vector, and a tiny one keeps finite
+        # values from overflowing: one pass over [B, D], and a look at [B].
         if self._validate:
             dtype = tf.float64 if embeds.dtype == tf.float64 else tf.float32
             tiny = tf.fill([embeds.shape.as_list()[1], 1], tf.constant(1e-30, dtype))
-            self.require_finite_sums(tf.matmul(tf.cast(embeds, dtype), tiny), embeds.dtype)
-
-    def require_finite_sums(self, sums: tf.Tensor, given: tf.DType) -> None:
-        """Adds the same check of sums of embeddings of the dtype `given` that cannot overflow."""
-        if self._validate:
             message = (
-                f"{self.caller}: expected finite values of {given.name} in every unmasked row of "
-                "embed_batch, found one that is not"
+                f"{self.caller}: expected finite values of {embeds.dtype.name} in every unmasked "
+                "row of embed_batch, found one that is not"
             )
-            # After those before it: a rate that is NaN makes such sums too.
-            with self.done():
-                self._ops.append(tf.debugging.check_numerics(sums, message))
-
-    def done(self) -> Any:
-        """A context in which every op waits for the checks so far."""
-        return tf.control_dependencies(self._ops)
+            sums = tf.matmul(tf.cast(embeds, dtype), tiny)
+            self.ops.append(tf.debugging.check_numerics(sums, message))
 
     def guard(self, tensor: tf.Tensor, shape: Any = None) -> tf.Tensor:
         """The tensor, once the checks so far have passed, and with what is known of its shape."""
-        with self.done():
-            tensor = tf.identity(tensor)
-        if shape is not None and not tf.executing_eagerly():
+        shape = tf.TensorShape(shape)
+        with tf.control_dependencies(self.ops):
+            if tensor.shape.ndims is None and shape.ndims and shape[1:].is_fully_defined():
+                # TensorFlow's optimizer drops an identity here, with the checks before it. From
+                # tf.ensure_shape it concludes that they pass.
+                tensor = tf.reshape(tensor, [-1] + shape.as_list()[1:])
+            else:
+                tensor = tf.identity(tensor)
+        if not tf.executing_eagerly():
             tensor.set_shape(shape)
         return tensor
+
+    def nan_unless_passed(self, rows: tf.Tensor) -> tf.Tensor:
+        """The same rows; or NaN where a check fails in a function, since XLA drops its Assert."""
+        if not self._conditions or not tf.get_default_graph().building_function:
+            return rows
+        passed = functools.reduce(tf.logical_and, self._conditions)
+        one, nan = tf.constant(1, rows.dtype), tf.constant(float("nan"), rows.dtype)
+        # Times 1 every value keeps its bits.
+        return rows * tf.where(passed, one, nan)
 
 
 def on_host() -> Any:
@@ -95,7 +103,7 @@ def batch_rows(
     flat = _flatten_labels(checks, labels)
     others = [("label_batch", flat)]
     if mask is not None:
-        _check_rank(checks, "mask", mask, 1)
+        _check_rank(checks, "mask", mask, 1, "[B]")
         others.append(("mask", mask))
     for name, other in others:
         sizes.append(_static_size(other))
@@ -119,30 +127,46 @@ def label_vector(checks: Checks, labels: tf.Tensor) -> tf.Tensor:
     return checks.guard(_flatten_labels(checks, labels))
 
 
-def in_range(checks: Checks, labels: tf.Tensor, num_classes: int, given: tf.DType) -> tf.Tensor:
-    """Checks that each of the labels `[B]`, of the dtype `given` once, lies in [0, num_classes)."""
+def in_range(
+    checks: Checks,
+    labels: tf.Tensor,
+    num_classes: int,
+    given: tf.DType,
+    present: Optional[tf.Tensor] = None,
+) -> tf.Tensor:
+    """Checks that each of the labels `[B]` lies in [0, num_classes).
+
+    Args:
+      checks: where the check is added.
+      labels: int32 or int64 `[B]`.
+      num_classes: C, by the static shape of the table.
+      given: the dtype that the labels had once.
+      present: the rows that the table has at run time; they count in place of `num_classes`.
+    """
     # With its sign bit turned a negative label is a huge one: one pass finds both kinds. Not every
     # TensorFlow has a kernel to find the largest of unsigned ones.
     lowest = labels.dtype.min
     with on_host():
         highest = tf.reduce_max(tf.bitwise.bitwise_xor(labels, lowest))
-        found = tf.bitwise.bitwise_xor(highest, lowest)
+        found: List[Any] = [tf.bitwise.bitwise_xor(highest, lowest)]
         if given == tf.uint64:
-            found = tf.bitcast(found, given)
+            found = [tf.bitcast(found[0], given)]
+    if present is not None:
+        found += ["in a table that has at run time", present, "classes"]
 
     def fits() -> tf.Tensor:
         with on_host():
-            return tf.less(highest, num_classes + lowest)
+            return tf.less(highest, (num_classes if present is None else present) + lowest)
 
-    checks.require(fits, f"every label in [0, {num_classes}), found", found)
+    checks.require(fits, f"every label in [0, {num_classes}), found", *found)
     return checks.guard(labels)
 
 
 def same_shape(checks: Checks, one: Named, other: Named) -> Tuple[tf.Tensor, tf.Tensor]:
     """Checks that two tensors have the same shape `[B, D]`."""
     (name, x), (other_name, y) = one, other
-    _check_rank(checks, name, x, 2)
-    _check_rank(checks, other_name, y, 2)
+    _check_rank(checks, name, x, 2, "[B, D]")
+    _check_rank(checks, other_name, y, 2, "[B, D]")
     if not x.shape.is_compatible_with(y.shape):
         raise ValueError(
             f"{checks.caller}: {name} and {other_name} must have the same shape, got {x.shape} and "
@@ -163,23 +187,23 @@ def same_shape(checks: Checks, one: Named, other: Named) -> Tuple[tf.Tensor, tf.
 def _check_matrix(checks: Checks, name: str, value: tf.Tensor, num_dims: int) -> Optional[int]:
     """Checks that a tensor is `[B, num_dims]`; returns B where it is static."""
     form = f"[B, {num_dims}]"
-    _check_rank(checks, name, value, 2, form)
-    rows, columns = (None, None) if value.shape.ndims is None else value.shape.as_list()
-    if columns not in (None, num_dims):
+    if not value.shape.is_compatible_with([None, num_dims]):
         raise ValueError(f"{checks.caller}: {name} must have shape {form}, got {value.shape}")
+    rows, columns = (None, None) if value.shape.ndims is None else value.shape.as_list()
     if columns is None:
+        shape = tf.shape(value)
         checks.require(
-            lambda: tf.equal(tf.shape(value)[1], num_dims),
+            # Of any rank, so that no other op fails before this one says why.
+            lambda: tf.logical_and(
+                tf.equal(tf.size(shape), 2), tf.equal(tf.reduce_prod(shape[1:]), num_dims)
+            ),
             f"{name} of shape {form}, found shape",
-            tf.shape(value),
+            shape,
         )
     return rows
 
 
-def _check_rank(
-    checks: Checks, name: str, value: tf.Tensor, rank: int, form: Optional[str] = None
-) -> None:
-    form = form or ("[B]" if rank == 1 else "[B, D]")
+def _check_rank(checks: Checks, name: str, value: tf.Tensor, rank: int, form: str) -> None:
     if value.shape.ndims not in (None, rank):
         raise ValueError(f"{checks.caller}: {name} must have shape {form}, got {value.shape}")
     if value.shape.ndims is None:
@@ -194,7 +218,11 @@ def _flatten_labels(checks: Checks, labels: tf.Tensor) -> tf.Tensor:
     shape = labels.shape
     columns = shape.as_list()[1] if shape.ndims == 2 else None
     if shape.ndims not in (None, 1, 2) or columns not in (None, 1):
-        raise ValueError(f"{checks.caller}: label_batch must have shape [B] or [B, 1], got {shape}")
+        hint = "; for one-hot labels, pass tf.argmax(label_batch, axis=1)"
+        raise ValueError(
+            f"{checks.caller}: label_batch must have shape [B] or [B, 1], got {shape}"
+            f"{hint if shape.ndims == 2 else ''}"
+        )
     if shape.ndims == 1:
         return labels
     expected = "label_batch of shape [B] or [B, 1], found shape"
@@ -208,7 +236,8 @@ def _flatten_labels(checks: Checks, labels: tf.Tensor) -> tf.Tensor:
         checks.require(
             lambda: tf.equal(tf.reduce_prod(tf.shape(labels)[1:]), 1), expected, tf.shape(labels)
         )
-    flat = tf.reshape(labels, [-1])
+    with tf.control_dependencies(checks.ops):
+        flat = tf.reshape(labels, [-1])
     if shape.ndims == 2 and not tf.executing_eagerly():
         flat.set_shape(shape[:1])
     return flat
@@ -219,15 +248,14 @@ def _check_length(
 ) -> None:
     rows, length = sizes[0], sizes[-1]
     if rows is None or length is None:
-        length_found = tf.size(value)
-        with checks.done():  # The rank of the embeddings may be among the checks.
-            rows_found = tf.shape(embeds)[0]
+        length_found, shape = tf.size(value), tf.shape(embeds)
         checks.require(
-            lambda: tf.equal(rows_found, length_found),
+            # Not shape[0], which fails for a scalar before the check of the rank says so.
+            lambda: tf.reduce_all(tf.equal(shape[:1], length_found)),
             f"{name} to have as many rows as embed_batch, found",
             length_found,
-            "and",
-            rows_found,
+            "and embed_batch of shape",
+            shape,
         )
     elif rows != length:
         raise ValueError(

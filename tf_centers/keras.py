@@ -10,11 +10,11 @@ import tensorflow.compat.v1 as tf
 from tensorflow import Variable, keras
 
 from tf_centers import arguments, keras_arguments
-from tf_centers.autograph import as_written
+from tf_centers.arguments import as_written
 from tf_centers.losses import center_loss
 from tf_centers.ops import get_embed_centers
-from tf_centers.tables import EmbedCenters
-from tf_centers.updaters import Updater
+from tf_centers.centers import EmbedCenters
+from tf_centers.updaters import Updater, as_updater
 
 __all__ = ["ComputeCenter"]
 
@@ -93,7 +93,7 @@ class ComputeCenter(keras.layers.Layer):  # type: ignore[misc]
         # Autocasting would round float labels to half precision.
         super().__init__(autocast=False, **layer_kwargs)
         self.num_classes = arguments.as_size(_CALLER, "num_classes", num_classes)
-        self.updater = keras_arguments.as_updater(_CALLER, updater)
+        self.updater = as_updater(_CALLER, updater)
         self.weight = keras_arguments.as_loss_weight(_CALLER, weight)
         self.supports_jit = False
         # A layer of TensorFlow 1.15 would take its dtype from the labels.

@@ -19,18 +19,6 @@ _UPDATERS = {
 _WHOLE_BELOW = {tf.bfloat16: 2**8, tf.float16: 2**11, tf.float32: 2**24, tf.float64: 2**53}
 
 
-def as_updater(caller: str, updater: Any) -> Updater:
-    """Returns an updater; None is the default one."""
-    if updater is None:
-        return ExponentialWindow()
-    if not isinstance(updater, Updater):
-        raise TypeError(
-            f"{caller}: updater must be a CumulativeMean(), ExponentialWindow() or WenUpdate(), "
-            f"got {updater!r}"
-        )
-    return updater
-
-
 def as_loss_weight(caller: str, weight: Any) -> float:
     """Returns a Python float that is finite and at least 0."""
     if isinstance(weight, (bool, np.bool_)) or not isinstance(weight, numbers.Real):

@@ -1,11 +1,15 @@
-"""One lock for each shard, shared by the threads of a session and by the workers of a cluster."""
+"""One lock for each shard, shared by the threads of a session and by the workers of a cluster.
+
+And the warning to those who need one.
+"""
 
 import weakref
 from typing import Any, Callable, Dict, List, Tuple
 
 import tensorflow.compat.v1 as tf
 
-from tf_centers.rows import colocated, outside_graphs
+from tf_centers.access import colocated, outside_graphs
+from tf_centers.centers import Table
 
 # The locks of each graph by the names of their variables; the graph itself keeps them alive.
 _graph_locks: Any = weakref.WeakKeyDictionary()
@@ -13,6 +17,40 @@ _graph_locks: Any = weakref.WeakKeyDictionary()
 # same handle: TensorFlow orders ops by the handles they take, and would else let the second call
 # hold the lock while it waits for what the first is to write.
 _eager_locks: Dict[Tuple[str, str], Any] = {}
+
+# For each graph, the updates that each table has there: whether each of them locks.
+_updates: Any = weakref.WeakKeyDictionary()
+
+
+def warn_of_overlap(caller: str, table: Table, device: str, use_locking: bool) -> None:
+    """Logs a warning, once a table, where updates of it may overwrite each other.
+
+    Args:
+      caller: the function to name.
+      table: what is about to be updated.
+      device: that of the batch, to tell whether the table is with another job.
+      use_locking: whether this update locks.
+    """
+    if outside_graphs():
+        return  # Updates wait for each other there.
+    with tf.init_scope():
+        graph = tf.get_default_graph()
+    locks = _updates.setdefault(graph, {}).setdefault(table.name, [])
+    warned = _may_overlap(locks)
+    job = tf.DeviceSpec.from_string(table.shards[0].ctrs.device or "").job
+    if job not in (None, "localhost", tf.DeviceSpec.from_string(device or "").job):
+        locks.append(True)  # Other workers update it too.
+    locks.append(use_locking)
+    if _may_overlap(locks) and not warned:
+        tf.logging.warning(
+            f"{caller}: updates of {table.name} may run at the same time, from two calls in this "
+            "graph or from several workers, and those without a lock may overwrite each other; "
+            "pass use_locking=True to each of them"
+        )
+
+
+def _may_overlap(locks: List[bool]) -> bool:
+    return len(locks) > 1 and not all(locks)
 
 
 def locked(variable: Any, body: Callable[[], tf.Tensor]) -> tf.Tensor:

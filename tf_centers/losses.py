@@ -5,7 +5,7 @@ from typing import Any, Optional
 import tensorflow.compat.v1 as tf
 
 from tf_centers import arguments, checks
-from tf_centers.autograph import as_written
+from tf_centers.arguments import as_written
 
 
 @as_written

@@ -5,11 +5,12 @@ from typing import Any, Optional
 import tensorflow.compat.v1 as tf
 
 from tf_centers import arguments
-from tf_centers.autograph import as_written
-from tf_centers.batches import check_batch, fill_in
+from tf_centers.arguments import as_written
+from tf_centers.batch import check_batch, complete
+from tf_centers.centers import Table
 from tf_centers.checks import Checks, in_range, label_vector
-from tf_centers.sharding import move_table, read_table
-from tf_centers.updaters import ExponentialWindow, Updater
+from tf_centers.sharding import read_table, update_table
+from tf_centers.updaters import Updater, as_updater
 from tf_centers.variables import CentersLike, find_table
 
 
@@ -24,9 +25,10 @@ def get_embed_centers(
     read: str = "after",
     use_locking: bool = False,
     validate_args: bool = True,
+    stop_gradient: bool = True,
     name: Optional[str] = None,
 ) -> tf.Tensor:
-    """Moves the centers of a batch's classes and returns the center of each row.
+    """Updates the centers of a batch's classes and returns the center of each row.
 
     With row weights `w [B]`, which the updater gives, this does what the recipe
 
@@ -34,15 +36,15 @@ def get_embed_centers(
         ctrs = scatter_sub(ctrs, labels, w[:, None] * (old - embed))
         return gather(ctrs, labels)
 
-    means to do, for repeated labels and for ref and resource variables alike. No gradient flows
-    into the returned rows or through the update. Nothing is written before every check of the
-    batch has passed.
+    is meant to do, with repeated labels and with ref and resource variables alike. Nothing is
+    written before every check of the batch has passed. Updates do not compile under XLA, which has
+    no kernels to group rows with; a lookup of a bad label there returns NaN rows.
 
     Args:
       embed_batch: floating `[B, D]`, cast to the dtype of the centers.
       label_batch: integers `[B]` or `[B, 1]` in [0, C).
-      updater: `CumulativeMean`, `ExponentialWindow` or `WenUpdate`; None is
-        `ExponentialWindow(0.95)`.
+      updater: `CumulativeMean`, `ExponentialWindow`, `WenUpdate` or an `Updater` of your own; None
+        is `ExponentialWindow(0.95)`.
       centers: name of the variable scope that holds `ctrs` (below the current one, else
         absolute), an `EmbedCenters`, or the variable `ctrs [C, D]` itself, whole or split by
         rows under a partitioner. Inside a `tf.function` pass variables.
@@ -52,8 +54,13 @@ def get_embed_centers(
       read: "after" returns the rows after the update, "before" as they were. Either way the
         update has been applied once the result is there.
       use_locking: makes the update one step, for all threads of a session and all workers of a
-        cluster that lock too: the cumulative mean is then that of all their rows. On a CPU only.
+        cluster that lock too: the cumulative mean is then that of all their rows. Without it,
+        updates of one table that run at the same time may overwrite each other; a graph with two
+        of them, or with one of a table on a parameter server, logs a warning. On a CPU only.
       validate_args: False drops the checks at run time.
+      stop_gradient: True lets no gradient into the returned rows. With False, and `read="after"`,
+        they carry that of this update: row i has the derivative `w_j` by each row j of its class
+        in the batch. None flows to the table, or through masked rows, either way.
       name: name of the scope of the ops.
 
     Returns:
@@ -61,10 +68,12 @@ def get_embed_centers(
 
     Raises:
       TypeError: embeddings that are not floating, labels that are not integers, a mask or an
-        `is_training` that is not bool, an updater that is none.
-      ValueError: shapes known not to fit, missing centers, an unknown `read`.
-      tf.errors.InvalidArgumentError: at run time, for a label out of range or a NaN or Inf in an
-        unmasked row, shapes that turn out not to fit, or a tensor `decay` or `alpha` out of range.
+        `is_training` that is not bool, an updater of another class.
+      ValueError: shapes known not to fit, missing centers, an unknown `read`, `stop_gradient=False`
+        with `read="before"`.
+      tf.errors.InvalidArgumentError: at run time, for a label outside [0, C) (C of the table as it
+        is then) or a NaN or Inf in an unmasked row, shapes that turn out not to fit, or a tensor
+        `decay` or `alpha` out of range.
 
     Example:
       >>> with tf.variable_scope("embed"):
@@ -79,20 +88,34 @@ def get_embed_centers(
     """
     caller = "get_embed_centers"
     with tf.name_scope(name, caller, [embed_batch, label_batch]):
-        updater = _as_updater(caller, updater)
+        updater = as_updater(caller, updater)
         arguments.check_choice(caller, "read", read, ("after", "before"))
         use_locking = arguments.check_bool(caller, "use_locking", use_locking)
         training = arguments.as_switch(caller, "is_training", is_training)
+        stop_gradient = arguments.check_bool(caller, "stop_gradient", stop_gradient)
+        if read == "before" and not stop_gradient:
+            raise ValueError(
+                f"{caller}: stop_gradient=False needs read='after', got 'before': rows from before "
+                "the update do not depend on this batch"
+            )
         checks = Checks(caller, arguments.check_bool(caller, "validate_args", validate_args))
-        needs_counts = training is not False and updater.needs_counts
-        table = find_table(caller, centers, needs_counts)
-        batch = check_batch(checks, table, embed_batch, label_batch, mask)
-        if training is False:
-            rows = read_table(table, batch.labels)
+        updates = training is not False
+        table = find_table(caller, centers, updates and updater.needs_counts)
+        batch = check_batch(checks, table, embed_batch, label_batch, mask, updates)
+        embeds, labels = batch.embeds, batch.labels
+        if not updates:
+            rows = checks.nan_unless_passed(read_table(table, labels))
+        elif training is True:
+            rows = _update_and_read(checks, table, updater, embeds, labels, read, use_locking)
         else:
-            how = (updater, batch.embeds, batch.labels, read, training, use_locking)
-            rows = move_table(checks, table, *how).rows
-        return fill_in(batch, rows)
+            # An update of no rows unless training, and a lookup of none if so. Not tf.cond, which
+            # no ref variable enters everywhere and which cannot be placed on two devices.
+            size = tf.where(training, tf.size(labels), 0)
+            first = embeds[:size], labels[:size]
+            updated = _update_and_read(checks, table, updater, *first, read, use_locking)
+            rows = tf.concat([updated, read_table(table, labels[size:])], axis=0)
+        rows = complete(batch, rows)
+        return tf.stop_gradient(rows) if stop_gradient or not updates else rows
 
 
 @as_written
@@ -106,7 +129,7 @@ def update_embed_centers(
     validate_args: bool = True,
     name: Optional[str] = None,
 ) -> Any:
-    """Moves the centers as `get_embed_centers` does, and returns the op that does it.
+    """Updates the centers as `get_embed_centers` does, and returns the op that does it.
 
     For graphs that look the centers up elsewhere and run the update with their train op.
 
@@ -137,14 +160,15 @@ def update_embed_centers(
     """
     caller = "update_embed_centers"
     with tf.name_scope(name, caller, [embed_batch, label_batch]):
-        updater = _as_updater(caller, updater)
+        updater = as_updater(caller, updater)
         use_locking = arguments.check_bool(caller, "use_locking", use_locking)
         checks = Checks(caller, arguments.check_bool(caller, "validate_args", validate_args))
         table = find_table(caller, centers, updater.needs_counts)
         batch = check_batch(checks, table, embed_batch, label_batch, mask)
-        how = (updater, batch.embeds, batch.labels)
-        moved = move_table(checks, table, *how, read=None, use_locking=use_locking)
-        return tf.group(*moved.writes)
+        update = update_table(
+            checks, table, updater, batch.embeds, batch.labels, use_locking=use_locking
+        )
+        return tf.group(*update.writes)
 
 
 @as_written
@@ -159,7 +183,9 @@ def lookup_embed_centers(
       name: name of the scope of the ops.
 
     Returns:
-      `[B, D]` in the dtype of the centers; no gradient flows into it.
+      `[B, D]` in the dtype of the centers; no gradient flows into it. Under
+      `tf.function(jit_compile=True)`, where XLA drops every assertion, all rows are NaN if a label
+      is out of range.
 
     Raises:
       TypeError: labels that are not integers.
@@ -184,15 +210,19 @@ def lookup_embed_centers(
         labels, given = arguments.as_labels(caller, "label_batch", label_batch)
         labels = label_vector(checks, labels)
         labels = in_range(checks, labels, table.shape[0], given)
-        return tf.stop_gradient(read_table(table, labels))
+        return tf.stop_gradient(checks.nan_unless_passed(read_table(table, labels)))
 
 
-def _as_updater(caller: str, updater: Any) -> Updater:
-    if updater is None:
-        return ExponentialWindow()
-    if not isinstance(updater, Updater):
-        raise TypeError(
-            f"{caller}: updater must be a CumulativeMean(), ExponentialWindow() or WenUpdate(), "
-            f"got {updater!r}"
-        )
-    return updater
+def _update_and_read(
+    checks: Checks,
+    table: Table,
+    updater: Updater,
+    embeds: tf.Tensor,
+    labels: tf.Tensor,
+    read: str,
+    use_locking: bool,
+) -> tf.Tensor:
+    """The center of each row, once the update is done."""
+    update = update_table(checks, table, updater, embeds, labels, read, use_locking)
+    with tf.control_dependencies(update.writes):
+        return tf.identity(update.rows)

@@ -1,16 +1,13 @@
-"""The updaters: what weight each row of a batch moves its center with. Pure: no state, no writes.
+"""The updaters: what weight each row of a batch has. Pure: no state, no writes.
 
-All of them move the centers by one recipe, `ctrs[label] -= w * (ctrs[label] - embed)` for every
-row, and differ in the row weights `w` alone: a function of the k rows that its class has in the
-batch, of those among them that come later, and of the N rows before. What the rows of a class
-weigh together has a closed form, which spares adding them up. Weights are computed in float64,
-since `1 - decay` and `N + k` lose their last digits in float32.
+Every updater is the same recipe, `ctrs[label] -= w * (ctrs[label] - embed)`, and differs in the row
+weights `w` alone. `update.py` holds the recipe.
 """
 
 import dataclasses
 import math
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Optional, Tuple
+from typing import Any, NamedTuple
 
 import tensorflow.compat.v1 as tf
 from tensorflow import Variable
@@ -18,56 +15,62 @@ from tensorflow import Variable
 from tf_centers import arguments
 from tf_centers.checks import Checks
 
-_WEIGHT_DTYPE = tf.float64
-# In the place of a decay of 0: its first power is already lost beside 1.
+# Stands in for a decay of 0, whose logarithm is infinite: its first power already rounds to 0.
 _TINY = 1e-300
 
 
-class Classes(NamedTuple):
-    """What the weights of rows may depend on, for U classes.
+class Rows(NamedTuple):
+    """What the weight of a row may depend on, for R rows of a batch.
+
+    All are `[R]` in the dtype of the weights: float64 for float64 centers, else float32.
 
     Attributes:
-      sizes: int32 or float64 `[U]`, the rows k that each class has in the batch, at least 1.
-      seen: int64 `[U]`, the rows N that it had before, or None where no counts are kept (never so
-        for an updater that `needs_counts`).
+      sizes: k, the rows that the class of the row has in this batch, at least 1.
+      later: k - j for the j-th of them in batch order: how many come after it.
+      seen: N, the rows that the class had before this batch; None without counts, which an
+        updater that `needs_counts` always has.
     """
 
     sizes: tf.Tensor
-    seen: Optional[tf.Tensor]
+    later: tf.Tensor
+    seen: Any
 
 
 class Updater:
-    """What the updaters have in common; `get_embed_centers` takes any of them."""
+    """Base class of the updaters, and of updaters of your own: they state row weights.
+
+    Attributes:
+      needs_counts: whether the weights depend on `rows.seen`. The counts are then made where the
+        graph has none.
+
+    Example:
+      >>> class MoveTenthOfTheWayToTheMean(Updater):
+      ...     def row_weights(self, rows):
+      ...         return 0.1 / rows.sizes
+      >>> centers = create_embed_centers(num_classes=3, num_dims=1)
+      >>> updater = MoveTenthOfTheWayToTheMean()
+      >>> rows = get_embed_centers([[40.0], [60.0]], [2, 2], updater, centers)
+      >>> sess = tf.Session()
+      >>> sess.run(tf.global_variables_initializer())
+      >>> sess.run(rows)[:, 0]
+      array([5., 5.], dtype=float32)
+    """
 
     needs_counts = False
-    # Whether the rows of a class weigh differently, by the order in which they come.
-    orders_rows = False
 
-    def class_weights(self, classes: Classes) -> tf.Tensor:
-        """What the rows of each class weigh together, float64 `[U]`."""
-        raise NotImplementedError
-
-    def weigh(
-        self, classes: Classes, index: tf.Tensor, later: Optional[tf.Tensor]
-    ) -> Tuple[tf.Tensor, tf.Tensor]:
-        """Weighs R rows; all rows of a class weigh the same, unless an updater `orders_rows`.
+    def row_weights(self, rows: Rows) -> tf.Tensor:
+        """The weight w of each row.
 
         Args:
-          classes: those of the rows, and maybe more.
-          index: int `[R]`, the place of each row's class among them.
-          later: int32 or float64 `[R]`, the rows of the class that come after the row: `k - j` for
-            the j-th. None for an updater that does not set `orders_rows`.
+          rows: has `sizes` (k), `later` (k - j) and `seen` (N), each `[R]` of one floating dtype.
 
         Returns:
-          What the rows of each class weigh together, float64 `[U]`, and what each row weighs,
-          float64 `[R]`.
+          `[R]`, in the dtype of `rows.sizes`, each weight at least 0.
         """
-        del later
-        together = self.class_weights(classes)
-        return together, tf.gather(together / tf.cast(classes.sizes, _WEIGHT_DTYPE), index)
+        raise NotImplementedError
 
     def prepare(self, checks: Checks) -> "Updater":
-        """The updater with its tensor parameters read once, here, and their checks added."""
+        """The updater with its tensor parameters read once and their run-time checks added."""
         del checks
         return self
 
@@ -90,30 +93,32 @@ class CumulativeMean(Updater):
 
     needs_counts = True
 
-    def class_weights(self, classes: Classes) -> tf.Tensor:
-        return tf.cast(classes.sizes, _WEIGHT_DTYPE) / _rows_so_far(classes)
+    def row_weights(self, rows: Rows) -> tf.Tensor:
+        return 1.0 / (rows.seen + rows.sizes)
 
 
 @dataclass(frozen=True, eq=False)
 class ExponentialWindow(Updater):
     """An exponentially weighted mean: each row counts `decay` times as much as the next one.
 
-    `w = (1 - d) d^(k - j)` for the j-th of the k rows of a class in a batch, which is what
-    feeding the rows one at a time to `c <- d c + (1 - d) x` comes to.
+    `w = (1 - d) d^(k - j)` for the j-th of the k rows of a class in a batch: exactly as if the rows
+    were fed one at a time to `c <- d c + (1 - d) x`.
 
     Args:
       decay: d, a Python float or a scalar float tensor or variable (a schedule), in [0, 1]; with
         `debias` in [0, 1).
       debias: divides by `1 - d^(N + k)` after N earlier rows of the class, so that the initial
         value has no weight (Kingma and Ba, "Adam", ICLR 2015, section 3). Needs counts. Assumes
-        a decay that stays the same.
-      duplicates: "sequential" as above, or "sum": `w = 1 - d` for every row, the recipe as it
-        circulates. It overshoots on repeated labels and diverges where `k (1 - d) > 2`; it is
-        there for parity with an old run only.
+        a decay that stays the same. Goes with "sequential" only.
+      duplicates: what the k rows of one class in a batch do. "sequential": as above. "mean":
+        `w = (1 - d) / k`, the class moves `1 - d` of the way to the mean of its rows, as many
+        center-loss codes do. "sum": `w = 1 - d` for every row, the recipe as it circulates; it
+        overshoots on repeated labels and diverges where `k (1 - d) > 2`, and is there for parity
+        with an old run only.
 
     Raises:
       ValueError: a decay out of its range or of another kind, an unknown `duplicates`, or
-        `debias` together with "sum".
+        `debias` with another one than "sequential".
 
     Example:
       >>> centers = create_embed_centers(num_classes=3, num_dims=1)
@@ -130,53 +135,34 @@ class ExponentialWindow(Updater):
 
     def __post_init__(self) -> None:
         caller = "ExponentialWindow"
-        if self.duplicates not in ("sequential", "sum"):
-            raise ValueError(
-                f"{caller}: duplicates must be 'sequential' or 'sum', got {self.duplicates!r}"
-            )
+        arguments.check_choice(caller, "duplicates", self.duplicates, ("sequential", "mean", "sum"))
         try:
             arguments.check_bool(caller, "debias", self.debias)
         except TypeError as error:
             raise ValueError(str(error)) from None
-        if self.debias and self.duplicates == "sum":
-            raise ValueError(f"{caller}: debias=True cannot go with duplicates='sum'")
+        if self.debias and self.duplicates != "sequential":
+            raise ValueError(
+                f"{caller}: debias=True needs duplicates='sequential', got {self.duplicates!r}"
+            )
         arguments.check_rate(caller, "decay", self.decay, below_one=self.debias)
 
     @property
     def needs_counts(self) -> bool:  # type: ignore[override]
         return self.debias
 
-    @property
-    def orders_rows(self) -> bool:  # type: ignore[override]
-        return self.duplicates == "sequential"
-
-    def class_weights(self, classes: Classes) -> tf.Tensor:
-        sizes = tf.cast(classes.sizes, _WEIGHT_DTYPE)
+    def row_weights(self, rows: Rows) -> tf.Tensor:
+        dtype = rows.sizes.dtype
+        step = _cast(1.0 - self.decay, dtype)
         if self.duplicates == "sum":
-            return (1.0 - _as_weight(self.decay)) * sizes
-        weights = -tf.math.expm1(self._rate() * sizes)
-        return weights / self._known_share(classes) if self.debias else weights
-
-    def weigh(
-        self, classes: Classes, index: tf.Tensor, later: Optional[tf.Tensor]
-    ) -> Tuple[tf.Tensor, tf.Tensor]:
-        if not self.orders_rows:
-            return super().weigh(classes, index, None)
-        powers = tf.exp(self._rate() * tf.cast(later, _WEIGHT_DTYPE))
-        weights = (1.0 - _as_weight(self.decay)) * powers
+            return step * tf.ones_like(rows.sizes)
+        if self.duplicates == "mean":
+            return step / rows.sizes
+        # Powers by exp, which is several times faster than pow.
+        log_decay = _cast(_log(self.decay), dtype)
+        weights = step * tf.exp(log_decay * rows.later)
         if self.debias:
-            weights /= tf.gather(self._known_share(classes), index)
-        return self.class_weights(classes), weights
-
-    def _rate(self) -> tf.Tensor:
-        # Powers as exponentials, which are several times faster; 0 to the power of 0 stays 1.
-        if tf.is_tensor(self.decay):
-            return tf.log(tf.maximum(self.decay, _TINY))
-        return _as_weight(math.log(max(float(self.decay), _TINY)))
-
-    def _known_share(self, classes: Classes) -> tf.Tensor:
-        """What is left of each center without the share of its initial value: `1 - d^(N + k)`."""
-        return -tf.math.expm1(self._rate() * _rows_so_far(classes))
+            weights /= -tf.math.expm1(log_decay * (rows.seen + rows.sizes))
+        return weights
 
     def prepare(self, checks: Checks) -> Updater:
         decay = _read_rate(checks, "decay", self.decay, below_one=self.debias)
@@ -185,7 +171,7 @@ class ExponentialWindow(Updater):
 
 @dataclass(frozen=True, eq=False)
 class WenUpdate(Updater):
-    """The paper's own rule: a class moves by `alpha` times the mean of its differences, damped.
+    """The paper's own rule: a class moves by `alpha` times the damped mean of its differences.
 
     `w = alpha / (1 + k)`, eq. (4) of Wen et al., "A Discriminative Feature Learning Approach for
     Deep Face Recognition", ECCV 2016.
@@ -210,23 +196,43 @@ class WenUpdate(Updater):
     def __post_init__(self) -> None:
         arguments.check_rate("WenUpdate", "alpha", self.alpha)
 
-    def class_weights(self, classes: Classes) -> tf.Tensor:
-        sizes = tf.cast(classes.sizes, _WEIGHT_DTYPE)
-        return _as_weight(self.alpha) * sizes / (1.0 + sizes)
+    def row_weights(self, rows: Rows) -> tf.Tensor:
+        return _cast(self.alpha, rows.sizes.dtype) / (1.0 + rows.sizes)
 
     def prepare(self, checks: Checks) -> Updater:
         return dataclasses.replace(self, alpha=_read_rate(checks, "alpha", self.alpha))
 
 
-def _rows_so_far(classes: Classes) -> tf.Tensor:
-    return tf.cast(classes.seen, _WEIGHT_DTYPE) + tf.cast(classes.sizes, _WEIGHT_DTYPE)
+def as_updater(caller: str, updater: Any) -> Updater:
+    """Returns an updater; None is the default one, anything else a `TypeError`."""
+    if updater is None:
+        return ExponentialWindow()
+    if not isinstance(updater, Updater):
+        raise TypeError(
+            f"{caller}: updater must be an instance of CumulativeMean, ExponentialWindow, WenUpdate "
+            f"or another Updater, got {updater!r}"
+        )
+    return updater
+
+
+def weigh(caller: str, updater: Updater, rows: Rows) -> tf.Tensor:
+    """The row weights `[R]` that an updater gives, which may be one of the caller's own."""
+    weights = tf.convert_to_tensor(updater.row_weights(rows))
+    dtype = rows.sizes.dtype
+    if weights.dtype != dtype or weights.shape.ndims not in (None, 1):
+        raise ValueError(
+            f"{caller}: {type(updater).__name__}.row_weights must return [R] weights of "
+            f"{dtype.name}, got {weights.dtype.name} of shape {weights.shape}"
+        )
+    return weights
 
 
 def _read_rate(checks: Checks, name: str, rate: Any, below_one: bool = False) -> Any:
     if not tf.is_tensor(rate) and not isinstance(rate, Variable):
-        return rate
-    # A copy: what is checked is what is used, whoever assigns a variable meanwhile.
-    rate = tf.identity(tf.cast(rate, _WEIGHT_DTYPE))
+        return float(rate)
+    # A copy, so that the value checked is the value used, whoever assigns a variable meanwhile.
+    # In float64, where 1 - decay keeps its digits.
+    rate = tf.identity(tf.cast(rate, tf.float64))
     checks.require(
         lambda: tf.logical_and(rate >= 0, rate < 1 if below_one else rate <= 1),
         f"{name} in [0, 1{')' if below_one else ']'}, found",
@@ -235,6 +241,12 @@ def _read_rate(checks: Checks, name: str, rate: Any, below_one: bool = False) ->
     return rate
 
 
-def _as_weight(rate: Any) -> tf.Tensor:
+def _log(decay: Any) -> Any:
+    if tf.is_tensor(decay):
+        return tf.log(tf.maximum(decay, _TINY))
+    return math.log(max(decay, _TINY))
+
+
+def _cast(rate: Any, dtype: tf.DType) -> tf.Tensor:
     # tf.cast would round a Python float to float32 on its way to float64.
-    return rate if tf.is_tensor(rate) else tf.constant(float(rate), _WEIGHT_DTYPE)
+    return tf.cast(rate, dtype) if tf.is_tensor(rate) else tf.constant(rate, dtype)

@@ -5,7 +5,7 @@ from typing import Any, List, NamedTuple, Optional, Tuple
 import tensorflow.compat.v1 as tf
 from tensorflow import Variable  # compat.v1's Variable leaves out TF2's resource variables
 
-from tf_centers.rows import outside_graphs
+from tf_centers.access import outside_graphs
 
 FLOAT_DTYPES = (tf.float16, tf.bfloat16, tf.float32, tf.float64)
 

@@ -1,4 +1,4 @@
-"""Rows of a variable, of either kind: the only module that reads or writes one."""
+"""The only module that reads or writes variables, of either kind."""
 
 import contextlib
 from typing import Any
@@ -8,35 +8,33 @@ import tensorflow.compat.v1 as tf
 
 def read_rows(variable: Any, rows: tf.Tensor) -> tf.Tensor:
     """Gathers rows of a variable, as they are after every control dependency in force."""
-    if not is_ref(variable):
-        return tf.gather(variable, rows)
-    # The tensor that a ref variable converts to was made with the variable, before any update.
     with colocated(variable):
-        return tf.gather(variable.read_value(), rows)
-
-
-def read_all_rows(variable: Any) -> tf.Tensor:
-    """Reads a small variable whole, as `read_rows` does."""
-    if not is_ref(variable):
-        return variable.read_value()
-    # What a ref variable reads as is no copy, and changes when it is written.
-    return read_rows(variable, tf.range(variable.shape.as_list()[0]))
+        # The tensor that a ref variable converts to was made with the variable, before any update.
+        return tf.gather(variable.read_value() if is_ref(variable) else variable, rows)
 
 
 def write_rows(variable: Any, rows: tf.Tensor, values: tf.Tensor) -> Any:
     """Overwrites rows of a variable; what it returns is for control dependencies only."""
-    if is_ref(variable) and variable.dtype.base_dtype.is_integer:
-        # The other op has no GPU kernel here, and a table on the GPU would follow its counts to
-        # the host.
-        return tf.scatter_nd_update(variable, tf.expand_dims(rows, 1), values)
-    return tf.scatter_update(variable, rows, values)
+    with colocated(variable):
+        return tf.scatter_update(variable, rows, values)
 
 
 def add_to_rows(variable: Any, rows: tf.Tensor, values: tf.Tensor) -> Any:
-    """Adds to rows of a variable, any of them more than once; returns what `write_rows` does."""
-    if is_ref(variable) and variable.dtype.base_dtype.is_integer:
-        return tf.scatter_nd_add(variable, tf.expand_dims(rows, 1), values)
-    return tf.scatter_add(variable, rows, values)
+    """Adds to rows of a vector, exactly so among threads; returns what `write_rows` does."""
+    # The plain scatter_add loses updates among threads.
+    with colocated(variable):
+        return tf.scatter_nd_add(variable, tf.expand_dims(rows, 1), values, use_locking=True)
+
+
+def rows_at_run_time(variable: Any, dtype: tf.DType) -> Any:
+    """How many rows a variable has when the graph runs; None where that cannot have changed.
+
+    A checkpoint of fewer rows restores into a resource variable and changes its shape.
+    """
+    if is_ref(variable):
+        return None
+    with colocated(variable):
+        return tf.raw_ops.VariableShape(input=variable.handle, out_type=dtype)[0]
 
 
 def outside_graphs() -> bool:
@@ -50,9 +48,9 @@ def is_ref(variable: Any) -> bool:
 
 
 def colocated(variable: Any) -> Any:
-    # An op that takes a resource follows it by itself; one that reads a ref variable's value
-    # would otherwise have the whole table sent to its own device.
-    if outside_graphs():
+    """A context whose ops run on the device of the variable, whatever device is in force."""
+    # An op in a function cannot be colocated with one outside; it follows its resource by itself.
+    if outside_graphs() or variable.op.graph is not tf.get_default_graph():
         return contextlib.nullcontext()
     return tf.get_default_graph().colocate_with(variable.op, ignore_existing=True)
 

@@ -1,0 +1,97 @@
+"""The recipe: how the rows of a batch move the centers of their classes.
+
+    old  = gather(ctrs, labels)
+    ctrs = scatter_sub(ctrs, labels, w[:, None] * (old - embed))
+    return gather(ctrs, labels)
+
+Written out, a row at a time, this overshoots on repeated labels, and its last line may run before
+the second. Here the rows of a class are summed up first, with their weights, so that each class of
+the batch gets one new row:
+
+    new = old - (sum(w) * old - sum(w * embed))
+"""
+
+from typing import Any, List, NamedTuple
+
+import tensorflow.compat.v1 as tf
+
+from tf_centers.access import add_to_rows, read_rows, write_rows
+from tf_centers.centers import EmbedCenters
+from tf_centers.checks import Checks
+from tf_centers.updaters import Rows, Updater, weigh
+
+
+class Update(NamedTuple):
+    """An update that has been built.
+
+    Attributes:
+      rows: `[B, D]`, the center of each row, to be used after `writes`.
+      writes: the ops that have to run for the update to be done.
+    """
+
+    rows: tf.Tensor
+    writes: List[Any]
+
+
+def update_rows(
+    checks: Checks,
+    centers: EmbedCenters,
+    updater: Updater,
+    embeds: tf.Tensor,
+    labels: tf.Tensor,
+    read: str,
+) -> Update:
+    """Updates whole variables with a batch.
+
+    Args:
+      checks: what has to pass before anything is written.
+      centers: ctrs `[C, D]` and counts `[C]` or None.
+      updater: gives the row weights; prepared.
+      embeds: `[B, D]` in the dtype of ctrs.
+      labels: int32 or int64 `[B]`, each in [0, C).
+      read: "after" for the rows after the update, "before" for the rows before it.
+    """
+    dtype = centers.ctrs.dtype.base_dtype
+    wide = tf.float64 if dtype == tf.float64 else tf.float32  # half precision would stall
+
+    # Group by class: the i-th row belongs to classes[index[i]]. Sorted by class, the rows of each
+    # keep the order that they have in the batch, since top_k takes the first of equals first.
+    classes, index, sizes = tf.unique_with_counts(_hide_constants(labels))
+    group, order = tf.nn.top_k(-index, tf.size(index))
+    group = -group
+
+    # Weigh.
+    seen = None if centers.counts is None else read_rows(centers.counts, classes)
+    ends = tf.gather(tf.cumsum(sizes), group)
+    rows = Rows(
+        sizes=tf.cast(tf.gather(sizes, group), wide),
+        later=tf.cast(ends - tf.range(1, tf.size(group) + 1), wide),
+        seen=None if seen is None else tf.cast(tf.gather(seen, group), wide),
+    )
+    weights = tf.stop_gradient(weigh(checks.caller, updater, rows))
+
+    # Sum. In this order, since the first two are small beside old: (1 - total) * old would lose
+    # digits where the weights are small.
+    old = tf.stop_gradient(read_rows(centers.ctrs, classes))
+    total = tf.segment_sum(weights, group)
+    rows = tf.cast(tf.gather(embeds, order), wide)
+    pull = tf.segment_sum(tf.expand_dims(weights, 1) * rows, group)
+    wide_old = tf.cast(old, wide)
+    new = tf.cast(tf.add_n([tf.expand_dims(-total, 1) * wide_old, pull, wide_old]), dtype)
+
+    # Write. Nothing is written before everything is read.
+    result = tf.gather(new if read == "after" else old, index)
+    with tf.control_dependencies(checks.ops + [new, old]):
+        writes = [write_rows(centers.ctrs, classes, new)]
+        if seen is not None:
+            with tf.control_dependencies([seen]):
+                writes.append(add_to_rows(centers.counts, classes, tf.cast(sizes, tf.int64)))
+    return Update(result, writes)
+
+
+def _hide_constants(labels: tf.Tensor) -> tf.Tensor:
+    """The same labels, but no constants to TensorFlow's optimizer.
+
+    Where it knows that there are no rows, it divides by their number, and the process ends.
+    """
+    return tf.placeholder_with_default(labels, [labels.shape.as_list()[0] or None])
