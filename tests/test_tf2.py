@@ -199,3 +199,47 @@ def test_an_error_that_is_kept_does_not_keep_the_lock():
         kept.append(error)
     assert kept and finishes(update)
     assert centers.counts.numpy()[1] == 1
+
+
+def _lookups(centers):
+    """Both calls that look centers up, as functions of labels."""
+    return [
+        lambda labels: tf_centers.lookup_embed_centers(labels, centers),
+        lambda labels: tf_centers.get_embed_centers(
+            tensorflow.ones([2, D]), labels, centers=centers, is_training=False
+        ),
+    ]
+
+
+@pytest.mark.parametrize("call", [0, 1], ids=["lookup", "get"])
+def test_a_bad_label_shows_under_xla(call):
+    """XLA drops assertions."""
+    centers = make_variables()
+    # Every bit counts: of values that adding 0 or multiplying by 1 might change.
+    centers.ctrs.assign(np.float32(np.linspace(-1e30, 1e30, C * D)).reshape(C, D))
+    centers.ctrs[3].assign(np.float32([-0.0, 0.0, np.inf, 1e-38, -1.0]))
+    lookup = _lookups(centers)[call]
+    compiled = tensorflow.function(lookup, jit_compile=True)
+    labels = tensorflow.constant([3, 6], tensorflow.int64)
+    assert compiled(labels).numpy().tobytes() == lookup(labels).numpy().tobytes()
+    for bad in ([3, C], [-1, 3]):
+        assert np.isnan(compiled(tensorflow.constant(bad, tensorflow.int64))).all()
+
+
+def test_a_function_without_xla_still_raises():
+    for lookup in _lookups(make_variables()):
+        with pytest.raises(tf.errors.InvalidArgumentError, match=r"every label in \[0, 7\)"):
+            tensorflow.function(lookup)(tensorflow.constant([3, C], tensorflow.int64))
+
+
+def test_an_update_does_not_compile():
+    centers = make_variables()
+    update = tensorflow.function(
+        lambda: tf_centers.get_embed_centers(
+            tensorflow.ones([2, D]), tensorflow.constant([1, 2]), centers=centers
+        ),
+        jit_compile=True,
+    )
+    with pytest.raises((tf.errors.InvalidArgumentError, tf.errors.UnimplementedError)):
+        update()
+    assert not centers.ctrs.numpy().any()

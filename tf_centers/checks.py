@@ -100,6 +100,8 @@ def batch_rows(
       check, and with B known statically where any of them told it.
     """
     sizes = [_check_matrix(checks, "embed_batch", embeds, num_dims)]
+    if embeds.shape.ndims is None:
+        embeds = checks.guard(embeds, [None, num_dims])  # Now it has rows to be counted.
     flat = _flatten_labels(checks, labels)
     others = [("label_batch", flat)]
     if mask is not None:
@@ -248,14 +250,13 @@ def _check_length(
 ) -> None:
     rows, length = sizes[0], sizes[-1]
     if rows is None or length is None:
-        length_found, shape = tf.size(value), tf.shape(embeds)
+        length_found, rows_found = tf.size(value), tf.shape(embeds)[0]
         checks.require(
-            # Not shape[0], which fails for a scalar before the check of the rank says so.
-            lambda: tf.reduce_all(tf.equal(shape[:1], length_found)),
+            lambda: tf.equal(rows_found, length_found),
             f"{name} to have as many rows as embed_batch, found",
             length_found,
-            "and embed_batch of shape",
-            shape,
+            "and",
+            rows_found,
         )
     elif rows != length:
         raise ValueError(

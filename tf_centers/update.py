@@ -56,8 +56,10 @@ def update_rows(
 
     # Group by class: the i-th row belongs to classes[index[i]]. Sorted by class, the rows of each
     # keep the order that they have in the batch, since top_k takes the first of equals first.
-    classes, index, sizes = tf.unique_with_counts(_hide_constants(labels))
-    group, order = tf.nn.top_k(-index, tf.size(index))
+    labels = _hide_constants(labels)
+    classes, index, sizes = tf.unique_with_counts(labels)
+    size = tf.size(labels)
+    group, order = tf.nn.top_k(-index, size)
     group = -group
 
     # Weigh.
@@ -65,27 +67,28 @@ def update_rows(
     ends = tf.gather(tf.cumsum(sizes), group)
     rows = Rows(
         sizes=tf.cast(tf.gather(sizes, group), wide),
-        later=tf.cast(ends - tf.range(1, tf.size(group) + 1), wide),
+        later=tf.cast(ends - tf.range(1, size + 1), wide),
         seen=None if seen is None else tf.cast(tf.gather(seen, group), wide),
     )
-    weights = tf.stop_gradient(weigh(checks.caller, updater, rows))
+    weights = tf.expand_dims(tf.stop_gradient(weigh(checks.caller, updater, rows)), 1)
 
     # Sum. In this order, since the first two are small beside old: (1 - total) * old would lose
     # digits where the weights are small.
     old = tf.stop_gradient(read_rows(centers.ctrs, classes))
     total = tf.segment_sum(weights, group)
     rows = tf.cast(tf.gather(embeds, order), wide)
-    pull = tf.segment_sum(tf.expand_dims(weights, 1) * rows, group)
+    pull = tf.segment_sum(weights * rows, group)
     wide_old = tf.cast(old, wide)
-    new = tf.cast(tf.add_n([tf.expand_dims(-total, 1) * wide_old, pull, wide_old]), dtype)
+    new = tf.cast(tf.add_n([-total * wide_old, pull, wide_old]), dtype)
 
     # Write. Nothing is written before everything is read.
     result = tf.gather(new if read == "after" else old, index)
     with tf.control_dependencies(checks.ops + [new, old]):
         writes = [write_rows(centers.ctrs, classes, new)]
-        if seen is not None:
-            with tf.control_dependencies([seen]):
-                writes.append(add_to_rows(centers.counts, classes, tf.cast(sizes, tf.int64)))
+    if seen is not None:
+        more = tf.cast(sizes, tf.int64)
+        with tf.control_dependencies(checks.ops + [new, seen]):
+            writes.append(add_to_rows(centers.counts, classes, more))
     return Update(result, writes)
 
 
