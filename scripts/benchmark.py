@@ -1,9 +1,15 @@
-"""Times the updaters against the circulating recipe, in one run, as ratios of medians.
+"""Times the updaters against the circulating recipe, as ratios of medians within one run.
 
-  python scripts/benchmark.py [--json=PATH] [--plot=PATH] [--grid=C/D/B,C/D/B,...]
+  python scripts/benchmark.py [--json=PATH] [--sizes=C/D/B,C/D/B,...]
+  python scripts/benchmark.py --table=PATH,PATH
 
-All contenders of a size take turns in one process on two threads, each with variables of its own,
-all run-time checks on. The labels are drawn at random from all classes.
+The second form prints what several runs wrote, such as one for each version of TensorFlow, as a
+table in Markdown.
+
+All contenders of a size take turns in one process, each with a table of its own and every run-time
+check on. The graph does not know the size of the batch, which the session holds, so that nobody
+pays for feeding it. Labels are drawn at random from all classes. TensorFlow 1.15 uses ref
+variables, as it does by default, and 2.x resource variables.
 """
 
 import json
@@ -13,216 +19,226 @@ import time
 from typing import Any, Callable, Dict, List, NamedTuple, Tuple
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-# PyTorch's threads would otherwise spin through the turn of whoever comes next.
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
-import benchmark_contenders as contenders  # noqa: E402
 import numpy as np  # noqa: E402
 import tensorflow.compat.v1 as tf  # noqa: E402
 from absl import app, flags  # noqa: E402
-from mnist_run import InputError, Settings, write_json  # noqa: E402
 
-Size = Tuple[int, int, int]
+import tf_centers  # noqa: E402
 
-_SIZES = (
-    (10, 2, 128),
-    (10, 64, 512),
-    (1_000, 128, 256),
-    (1_000, 128, 1_024),
-    (10_000, 512, 256),
-    (10_000, 512, 1_024),
-    (1_000_000, 128, 1_024),
-    (100_000, 512, 4_096),
-)
-# For the two curves of the plot, beside what of _SIZES lies on them.
-_CURVES = tuple((c, 128, 1_024) for c in (10_000, 100_000)) + tuple(
-    (10_000, 128, b) for b in (64, 256, 4_096)
-)
+DECAY, ALPHA = 0.95, 0.5
+SIZES = "10/2/128,10/64/512,1000/128/256,1000/128/1024,10000/512/256,10000/512/1024,"
+SIZES += "1000000/128/1024,100000/512/4096"
+# TensorFlow's executor needs some hundred steps to learn which ops are cheap.
+WARM_UP = 300
+# One-hot matrices of more elements than this are not worth waiting for.
+MOST_ONE_HOT = 2 * 10**7
 
-flags.DEFINE_list(
-    "grid",
-    ["/".join(map(str, size)) for size in _SIZES + _CURVES],
-    "Sizes to time: classes/dims/rows of a batch, each at least 1.",
-)
-flags.DEFINE_integer("runs", 200, "Timed runs of each contender at each size.", lower_bound=5)
+flags.DEFINE_list("sizes", SIZES.split(","), "Sizes to time: classes/dims/rows of a batch.")
+flags.DEFINE_integer("runs", 200, "Timed steps of each contender at each size.", lower_bound=5)
 flags.DEFINE_integer("threads", 2, "Threads, within and between ops.", lower_bound=1)
-flags.DEFINE_boolean("static_batch", True, "Whether the graph knows the size of the batch.")
-flags.DEFINE_boolean("train_step", True, "Time a step of train_mnist.py, with and without centers.")
+flags.DEFINE_boolean("feed", False, "Feed the batch from NumPy in every step.")
 flags.DEFINE_string("json", "", "Where to write the figures; empty: nowhere.")
-flags.DEFINE_string("plot", "", "Where to draw cost against C and against B; empty: nowhere.")
+flags.DEFINE_list("table", [], "Files of figures to print as one table, in place of a run.")
 
 
 class Timing(NamedTuple):
     """What one contender took at one size."""
 
-    classes: int
-    dims: int
-    rows: int
+    size: str
     contender: str
     median_us: float
-    spread: float  # half the range of the middle half of the runs, over the median
-    ratio: float  # of the median to that of the baseline
+    spread: float  # half the range of the middle half of the steps, over the median
+    ratio: float  # of the median to that of the recipe
+
+
+def recipe(ctrs: Any, embeds: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
+    """As it circulates, but ordered by hand, without which resource variables never move."""
+    old = tf.gather(ctrs, labels)
+    update = tf.scatter_sub(ctrs, labels, (1 - DECAY) * (old - embeds))
+    with tf.control_dependencies([update.op]):
+        return tf.gather(ctrs, labels)
+
+
+def equation_4(ctrs: Any, embeds: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
+    """Eq. (4) of Wen et al., ECCV 2016, as public code writes it, but ordered by hand."""
+    old = tf.gather(ctrs, labels)
+    _, index, sizes = tf.unique_with_counts(labels)
+    weights = ALPHA / (1.0 + tf.cast(tf.gather(sizes, index), tf.float32))
+    update = tf.scatter_sub(ctrs, labels, tf.expand_dims(weights, 1) * (old - embeds))
+    with tf.control_dependencies([update.op]):
+        return tf.gather(ctrs, labels)
+
+
+def dense(ctrs: Any, embeds: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
+    """Sums and sizes of every class, present or not, as codebooks with moving averages take."""
+    one_hot = tf.one_hot(labels, ctrs.shape.as_list()[0])
+    sizes = tf.expand_dims(tf.reduce_sum(one_hot, axis=0), 1)
+    means = tf.math.divide_no_nan(tf.matmul(one_hot, embeds, transpose_a=True), sizes)
+    step = (1 - DECAY) * tf.cast(sizes > 0, tf.float32) * (ctrs - means)
+    update = tf.assign_sub(ctrs, step)
+    with tf.control_dependencies([update.op]):
+        return tf.gather(ctrs, labels)
+
+
+def ours(updater: tf_centers.Updater) -> Callable[..., tf.Tensor]:
+    """`get_embed_centers` with one updater."""
+    return lambda ctrs, embeds, labels: tf_centers.get_embed_centers(embeds, labels, updater, ctrs)
+
+
+CONTENDERS = {
+    "recipe": recipe,
+    "ExponentialWindow": ours(tf_centers.ExponentialWindow(DECAY)),
+    "CumulativeMean": ours(tf_centers.CumulativeMean()),
+    "WenUpdate": ours(tf_centers.WenUpdate(ALPHA)),
+    "eq. (4)": equation_4,
+    "dense one-hot": dense,
+}
+
+
+def time_size(size: str, runs: int, config: tf.ConfigProto, feed: bool) -> List[Timing]:
+    """Times every contender at one size."""
+    classes, dims, rows = parse_size(size)
+    random = np.random.RandomState(0)
+    batch = random.randn(rows, dims).astype(np.float32), random.randint(0, classes, rows)
+    with tf.Graph().as_default(), tf.Session(config=config) as session:
+        held = [
+            tf.get_variable(name, initializer=value, trainable=False).read_value()
+            for name, value in zip(("embeds", "labels"), batch)
+        ]
+        embeds = tf.placeholder_with_default(held[0], [None, dims])
+        labels = tf.placeholder_with_default(held[1], [None])
+        fetches = {}
+        for place, (name, build) in enumerate(CONTENDERS.items()):
+            if name == "dense one-hot" and classes * rows > MOST_ONE_HOT:
+                continue
+            with tf.variable_scope(f"contender_{place}"):
+                ctrs = tf.get_variable("ctrs", [classes, dims], initializer=tf.zeros_initializer())
+                fetches[name] = build(ctrs, embeds, labels)
+        session.run(tf.global_variables_initializer())
+        # An empty list of feeds would take a slower way through the session.
+        holders, values = ([embeds, labels], batch) if feed else (None, ())
+        calls = {name: session.make_callable(fetch, holders) for name, fetch in fetches.items()}
+        taken = time_in_turns({name: lambda f=f: f(*values) for name, f in calls.items()}, runs)
+    baseline = float(np.median(taken["recipe"]))
+    return [_timing(size, name, seconds, baseline) for name, seconds in taken.items()]
 
 
 def time_in_turns(steps: Dict[str, Callable[[], Any]], runs: int) -> Dict[str, np.ndarray]:
-    """Seconds of each run of each step.
+    """Seconds of each run of each step, by name.
 
     They take turns, so that disturbances hit all alike, in an order drawn anew every time, since
-    each leaves its successor the caches and the memory as it found them fit.
+    each leaves caches and memory to the next as it found them fit.
     """
     taken: Dict[str, List[float]] = {name: [] for name in steps}
-    warm_up = max(5, runs // 10)
     order, random = list(steps), np.random.RandomState(0)
-    for run in range(warm_up + runs):
+    for run in range(WARM_UP + runs):
         random.shuffle(order)
         for name in order:
             began = time.perf_counter()
             steps[name]()
-            if run >= warm_up:
+            if run >= WARM_UP:
                 taken[name].append(time.perf_counter() - began)
     return {name: np.array(seconds) for name, seconds in taken.items()}
 
 
-def time_size(size: Size, runs: int, config: tf.ConfigProto, static_batch: bool) -> List[Timing]:
-    """Times every contender at one size, which the graph knows or does not."""
-    classes, dims, rows = size
-    random = np.random.RandomState(0)
-    embeds = random.randn(rows, dims).astype(np.float32)
-    labels = random.randint(0, classes, rows).astype(np.int64)
-    steps: Dict[str, Callable[[], Any]] = {}
-    with tf.Graph().as_default():
-        # Held by the session, so that no contender pays for feeding.
-        held = [
-            tf.get_variable(name, initializer=value, trainable=False)
-            for name, value in (("embeds", embeds), ("labels", labels))
-        ]
-        known = rows if static_batch else None
-        fed = [tf.placeholder_with_default(held[0].read_value(), [known, dims])]
-        fed.append(tf.placeholder_with_default(held[1].read_value(), [known]))
-        fetches = {}
-        for place, (name, build) in enumerate(contenders.builders(classes, rows).items()):
-            with tf.variable_scope(f"contender_{place}"):
-                ctrs = tf.get_variable("ctrs", [classes, dims], initializer=tf.zeros_initializer())
-                fetches[name] = build(ctrs, *fed)
-        with tf.Session(config=config) as session:
-            session.run(tf.global_variables_initializer())
-            for name, fetch in fetches.items():
-                steps[name] = session.make_callable(fetch)
-            torch_step = contenders.torch_step(
-                classes, embeds, labels, config.intra_op_parallelism_threads
-            )
-            if torch_step is not None:
-                steps["PyTorch index_add_"] = torch_step
-            taken = time_in_turns(steps, runs)
-    baseline = float(np.median(taken[contenders.BASELINE]))
-    return [_timing(size, name, seconds, baseline) for name, seconds in taken.items()]
+def parse_size(text: str) -> Tuple[int, int, int]:
+    """Classes, dims and rows; a text of another form is a `ValueError`."""
+    numbers = [int(part) if part.isdigit() else 0 for part in text.split("/")]
+    if len(numbers) != 3 or min(numbers) < 1:
+        raise ValueError(f"--sizes: expected classes/dims/rows, each at least 1, found {text!r}")
+    return numbers[0], numbers[1], numbers[2]
 
 
-def time_training(runs: int, config: tf.ConfigProto) -> Dict[str, float]:
-    """Milliseconds of a step of `train_mnist.py`, with softmax alone and with center loss."""
-    import mnist_model
-
-    base = dict(
-        data_dir="", network="light", decay=0.95, alpha=0.5, center_loss_weight=0.1,
-        embed_dims=64, batch_size=128, train_steps=1000, learning_rate=1e-3, seed=1, eval_every=0,
-        model_dir="",
-    )  # fmt: skip
-    random = np.random.RandomState(0)
-    images = random.randint(0, 256, (128, 28, 28)).astype(np.uint8)
-    labels = random.randint(0, 10, 128)
-    steps = {}
-    for updater in ("none", "exponential", "cumulative", "wen"):
-        with tf.Graph().as_default():
-            model = mnist_model.build_model(Settings(updater=updater, **base), (28, 28), 10)
-            session = tf.Session(config=config)
-            session.run(tf.global_variables_initializer())
-            feed = {model.images: images, model.labels: labels, model.is_training: True}
-            fetches = (model.train, model.losses)
-            steps[updater] = lambda s=session, f=fetches, d=feed: s.run(f, d)
-    taken = time_in_turns(steps, runs)
-    return {name: 1e3 * float(np.median(seconds)) for name, seconds in taken.items()}
-
-
-def parse_grid(texts: List[str]) -> List[Size]:
-    """Sizes from texts of the form C/D/B.
-
-    Raises:
-      InputError: a text of another form, or a number below 1.
-    """
-    sizes = []
-    for text in texts:
-        parts = text.split("/")
-        if len(parts) != 3 or not all(part.isdigit() and int(part) > 0 for part in parts):
-            raise InputError(
-                f"flag --grid: expected classes/dims/rows, each at least 1, found {text!r}"
-            )
-        sizes.append((int(parts[0]), int(parts[1]), int(parts[2])))
-    return sizes
-
-
-def print_table(timings: List[Timing]) -> None:
-    """The figures of one size."""
-    first = timings[0]
-    print(f"C={first.classes:,} D={first.dims:,} B={first.rows:,}")
+def geometric_means(timings: List[Timing]) -> Dict[str, float]:
+    """Of the ratios of each contender that ran at every size."""
+    sizes = {timing.size for timing in timings}
+    ratios: Dict[str, List[float]] = {}
     for timing in timings:
-        print(
-            f"  {timing.contender:<24}{timing.median_us:>12,.0f} us  +-{timing.spread:4.0%}"
-            f"{timing.ratio:>8.2f}"
-        )
-    sys.stdout.flush()
+        ratios.setdefault(timing.contender, []).append(timing.ratio)
+    return {
+        name: float(np.exp(np.mean(np.log(values))))
+        for name, values in ratios.items()
+        if len(values) == len(sizes)
+    }
 
 
-def _timing(size: Size, name: str, seconds: np.ndarray, baseline: float) -> Timing:
-    low, median, high = np.percentile(seconds, [25, 50, 75])
-    return Timing(*size, name, 1e6 * median, (high - low) / 2 / median, median / baseline)
+def format_table(runs: List[Dict[str, Any]]) -> str:
+    """Figures of one or more runs, one column for a contender and version, in Markdown."""
+    names = [name for name in CONTENDERS if name not in ("recipe", "dense one-hot")]
+    versions = [run["tensorflow"] for run in runs]
+    lines = ["| C / D / B | recipe, us | " + " | ".join(names) + " |", "| --- " * 6 + "|"]
+    cells: Dict[str, Dict[str, List[str]]] = {}
+    for run in runs:
+        timings = [Timing(**timing) for timing in run["timings"]]
+        for timing in timings:
+            value = timing.median_us if timing.contender == "recipe" else timing.ratio
+            text = f"{value:,.0f}" if timing.contender == "recipe" else f"{value:.2f}"
+            cells.setdefault(timing.size, {}).setdefault(timing.contender, []).append(text)
+        for name, mean in geometric_means(timings).items():
+            cells.setdefault("geometric mean", {}).setdefault(name, []).append(f"{mean:.2f}")
+    cells["geometric mean"] = cells.pop("geometric mean")
+    for size, found in cells.items():
+        label = " / ".join(f"{int(part):,}" if part.isdigit() else part for part in size.split("/"))
+        row = [label] + [" / ".join(found[name]) for name in ["recipe"] + names]
+        lines.append("| " + " | ".join(row) + " |")
+    return f"TensorFlow {' / '.join(versions)}\n\n" + "\n".join(lines)
 
 
-def _run(values: flags.FlagValues) -> None:
-    sizes = parse_grid(values.grid)
-    for path in (values.json, values.plot):
-        if path and not os.path.isdir(os.path.dirname(os.path.abspath(path))):
-            raise InputError(f"{path}: expected a path in a folder that exists")
-    tf.logging.set_verbosity(tf.logging.ERROR)
-    tf.disable_v2_behavior()
-    tf.enable_resource_variables()
+def run_benchmark(values: flags.FlagValues) -> Dict[str, Any]:
+    """Times all sizes and prints each as it is done."""
     config = tf.ConfigProto(
         intra_op_parallelism_threads=values.threads, inter_op_parallelism_threads=values.threads
     )
     print(f"TensorFlow {tf.__version__}, {values.threads} threads; median, spread, ratio")
     timings: List[Timing] = []
-    for size in sizes:
-        found = time_size(size, values.runs, config, values.static_batch)
-        print_table(found)
+    for size in values.sizes:
+        found = time_size(size, values.runs, config, values.feed)
+        print(size)
+        for _, name, median, spread, ratio in found:
+            print(f"  {name:<20}{median:>12,.0f} us  +-{spread:4.0%}{ratio:>8.2f}", flush=True)
         timings += found
-    figures: Dict[str, Any] = {
+    print("geometric mean")
+    for name, mean in geometric_means(timings).items():
+        print(f"  {name:<20}{mean:>31.2f}")
+    return {
         "tensorflow": tf.__version__,
         "threads": values.threads,
         "runs": values.runs,
-        "static_batch": values.static_batch,
+        "fed": values.feed,
         "timings": [timing._asdict() for timing in timings],
     }
-    if values.train_step:
-        steps = time_training(values.runs, config)
-        figures["train_step_ms"] = steps
-        print("a step of train_mnist.py")
-        for name, milliseconds in steps.items():
-            more = milliseconds / steps["none"] - 1
-            print(f"  --updater={name:<14}{milliseconds:>12,.2f} ms  {more:+.1%}")
-    if values.json:
-        write_json(values.json, json.loads(json.dumps(figures)))
-    if values.plot:
-        import benchmark_figures
 
-        benchmark_figures.write_curves(values.plot, timings)
+
+def _timing(size: str, name: str, seconds: np.ndarray, baseline: float) -> Timing:
+    low, median, high = (float(value) for value in np.percentile(seconds, [25, 50, 75]))
+    return Timing(size, name, 1e6 * median, (high - low) / 2 / median, median / baseline)
 
 
 def main(argv: List[str]) -> int:
     """Runs the script; returns 2 after wrong input, which is told in one line."""
+    values = flags.FLAGS
     try:
         if argv[1:]:
-            raise InputError(f"expected flags only, found {argv[1]!r}")
-        _run(flags.FLAGS)
-    except (InputError, OSError) as error:
+            raise ValueError(f"expected flags only, found {argv[1]!r}")
+        if values.table:
+            runs = []
+            for path in values.table:
+                with open(path, encoding="utf-8") as file:
+                    runs.append(json.load(file))
+            print(format_table(runs))
+            return 0
+        for size in values.sizes:
+            parse_size(size)
+        if values.json and not os.path.isdir(os.path.dirname(os.path.abspath(values.json))):
+            raise ValueError(f"--json={values.json}: expected a path in a folder that exists")
+        tf.logging.set_verbosity(tf.logging.ERROR)
+        tf.disable_eager_execution()
+        figures = run_benchmark(values)
+        if values.json:
+            with open(values.json, "w", encoding="utf-8") as file:
+                json.dump(figures, file, indent=2)
+    except (OSError, ValueError) as error:
         print(f"benchmark.py: {error}", file=sys.stderr)
         return 2
     return 0

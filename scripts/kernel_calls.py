@@ -1,4 +1,4 @@
-"""The graphs of every call on tensors, in every formulation: what a GPU would be asked to run."""
+"""The graphs of every call on tensors: what a GPU would be asked to run."""
 
 import functools
 import itertools
@@ -8,8 +8,7 @@ import tensorflow.compat.v1 as tf
 
 import tf_centers
 
-_SIZES = ((13, 5), (13, 17), (1003, 17), (10007, 17))  # each formulation of an update
-_MANY_ROWS = 4096  # that are moved in parts
+_SIZE = (13, 5)
 _SHARDS = 2
 _DTYPES = (tf.float16, tf.bfloat16, tf.float32, tf.float64)
 _LABEL_DTYPES = (tf.int32, tf.int64)
@@ -29,19 +28,18 @@ class Setting(NamedTuple):
 
 
 def settings() -> Iterator[Setting]:
-    """Whole tables in every formulation, tables in shards and with locks in the first of them."""
+    """Whole tables, and tables in shards with and without locks."""
     dtypes = itertools.product(_DTYPES, _LABEL_DTYPES, (False, True))
     for dtype, label_dtype, use_resource in dtypes:
-        for size in _SIZES:
-            yield Setting(*size, dtype, label_dtype, use_resource)
+        yield Setting(*_SIZE, dtype, label_dtype, use_resource)
         for use_locking in (False, True):
-            yield Setting(*_SIZES[0], dtype, label_dtype, use_resource, _SHARDS, use_locking)
+            yield Setting(*_SIZE, dtype, label_dtype, use_resource, _SHARDS, use_locking)
     for label_dtype in _OTHER_LABEL_DTYPES:  # cast to int64 before anything else
-        yield Setting(*_SIZES[0], tf.float32, label_dtype, use_resource=True)
+        yield Setting(*_SIZE, tf.float32, label_dtype, use_resource=True)
 
 
 def build_calls(setting: Setting) -> None:
-    """Builds every call in the default graph, on batches of unknown size and on a large one."""
+    """Builds every call in the default graph, on batches of unknown size."""
     embeds = tf.placeholder(setting.dtype, [None, setting.num_dims], name="embeds")
     labels = tf.placeholder(setting.label_dtype, [None], name="labels")
     mask = tf.placeholder(tf.bool, [None], name="mask")
@@ -69,11 +67,10 @@ def build_calls(setting: Setting) -> None:
         get(mean)
         get(window, read="before")
         get(tf_centers.ExponentialWindow(0.9, debias=True))
+        get(tf_centers.ExponentialWindow(0.9, duplicates="mean"))
         get(tf_centers.ExponentialWindow(0.9, duplicates="sum"))
         get(tf_centers.WenUpdate(rate))
-        many = tf.placeholder(setting.dtype, [_MANY_ROWS, setting.num_dims], name="many_embeds")
-        many_labels = tf.placeholder(setting.label_dtype, [_MANY_ROWS], name="many_labels")
-        tf_centers.get_embed_centers(many, many_labels, mean, centers)
+        tf.gradients(get(window, mask=mask, stop_gradient=False), embeds)
     tf_centers.update_embed_centers(
         embeds, labels, mean, centers, use_locking=setting.use_locking, name="update"
     )
