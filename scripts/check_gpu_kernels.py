@@ -26,7 +26,7 @@ from tqdm import tqdm  # noqa: E402
 # It works on the host, and the documents say so.
 _LOCK = {"MutexV2", "MutexLock", "ConsumeMutexLock"}
 # They touch no element of a table or a row, so that a kernel for all devices is as good.
-_HAND_ON = {"Placeholder", "VarHandleOp", "ReadVariableOp", "VarIsInitializedOp"}
+_HAND_ON = {"Placeholder", "VarHandleOp", "ReadVariableOp", "VarIsInitializedOp", "VariableShape"}
 _HAND_ON |= {"Enter", "NextIteration", "Exit", "Switch", "Merge", "Identity"}
 
 

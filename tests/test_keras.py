@@ -404,8 +404,16 @@ def check_weights(model, twin):
     [
         ({"num_classes": 0}, ValueError, "num_classes must be at least 1, got 0"),
         ({"num_classes": 2.0}, TypeError, "num_classes must be a Python integer, got 2.0"),
-        ({"updater": "mean"}, TypeError, r"updater must be an instance of CumulativeMean.*, got 'mean'"),
-        ({"updater": tf_centers.WenUpdate}, TypeError, "updater must be an instance of CumulativeMean"),
+        (
+            {"updater": "mean"},
+            TypeError,
+            r"updater must be an instance of.*, got 'mean'",
+        ),
+        (
+            {"updater": tf_centers.WenUpdate},
+            TypeError,
+            "updater must be an instance of",
+        ),
         ({"weight": -0.5}, ValueError, "weight must be finite and at least 0, got -0.5"),
         ({"weight": float("nan")}, ValueError, "weight must be finite and at least 0, got nan"),
         ({"weight": float("inf")}, ValueError, "weight must be finite and at least 0, got inf"),

@@ -68,6 +68,14 @@ def test_updates_that_lock_are_fine(use_resource, warnings):
     assert not _of_overlap(warnings)
 
 
+def test_a_call_that_fails_is_no_update(warnings):
+    centers = make_centers(tf_centers, True, 3, 2)
+    with pytest.raises(NotImplementedError):
+        tf_centers.update_embed_centers([[1.0, 2.0]], [1], tf_centers.Updater(), centers)
+    _update(centers)
+    assert not _of_overlap(warnings)
+
+
 @pytest.mark.parametrize("shards", [0, 2])
 def test_a_table_on_a_parameter_server_is_warned_of(shards, use_resource, warnings):
     partitioner = tf.fixed_size_partitioner(shards) if shards else None

@@ -87,6 +87,43 @@ def test_labels_are_held_against_the_table_as_it_is(call, tmp_path):
         assert session.run(centers.counts)[[1, 99]].tolist() == [1, 1]
 
 
+@pytest.mark.parametrize("updater", UPDATERS, ids=repr)
+@pytest.mark.parametrize("short", ["ctrs", "counts"])
+def test_nothing_is_written_where_one_variable_is_short(short, updater):
+    centers = make_centers(tf_centers, True, 7, 2)
+    variable = getattr(centers, short)
+    value = tf.placeholder(variable.dtype)
+    shorter = tf.raw_ops.AssignVariableOp(resource=variable.handle, value=value)
+    update = tf_centers.update_embed_centers(np.ones([2, 2]), [1, 6], updater, centers)
+    with initialized_session() as session:
+        session.run(shorter, {value: np.zeros([5, 2] if short == "ctrs" else [5])})
+        before = state_bits(session, *centers)
+        with pytest.raises(tf.errors.InvalidArgumentError, match="update_embed_centers: .*label"):
+            session.run(update)
+        assert state_bits(session, *centers) == before
+
+
+def test_a_switch_or_a_rate_that_is_no_scalar(use_resource):
+    centers = make_centers(tf_centers, use_resource, 7, 2)
+    training, decay = tf.placeholder(tf.bool), tf.placeholder(tf.float32)
+    rows = tf_centers.get_embed_centers(
+        np.ones([2, 2]),
+        [1, 6],
+        tf_centers.ExponentialWindow(decay),
+        centers,
+        is_training=training,
+    )
+    with initialized_session() as session:
+        for feed, name in (
+            ({training: [True, True], decay: 0.5}, "is_training"),
+            ({training: True, decay: [0.5]}, "decay"),
+        ):
+            message = f"get_embed_centers: expected {name} to be a scalar, found shape"
+            with pytest.raises(tf.errors.InvalidArgumentError, match=message):
+                session.run(rows, feed)
+        session.run(rows, {training: True, decay: 0.5})
+
+
 @pytest.mark.parametrize("shape", [(20,), (4, 5, 1), (4, 1, 5), (2, 2, 5), (1, 4, 5), (4, 6)])
 def test_a_wrong_rank_is_refused_without_a_mask(shape, use_resource):
     ctrs = make_ctrs(use_resource, [7, 5])

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import reference
 import tensorflow.compat.v1 as tf
-from helpers import initialized_session, make_centers
+from helpers import initialized_session, make_centers, state_bits
 
 import tf_centers
 
@@ -96,7 +96,6 @@ WRONG = {
     "cumulative: k forgotten": (Weighted(lambda n, k, later: 1 / (n + 1)), "cumulative"),
     "cumulative: off by one": (Weighted(lambda n, k, later: 1 / (n + k + 1)), "cumulative"),
     "cumulative: N forgotten": (Weighted(lambda n, k, later: 1 / k), "cumulative"),
-    "cumulative: sign": (Weighted(lambda n, k, later: -1 / (n + k)), "cumulative"),
     "window: order reversed": (
         Weighted(lambda n, k, later: 0.05 * 0.95 ** (k - 1 - later)),
         "default",
@@ -139,12 +138,52 @@ def test_an_updater_of_ones_own(name, use_resource):
         (lambda n, k, later: 0.5, r"Weighted.row_weights must return \[R\].*\(\)"),
         (lambda n, k, later: tf.expand_dims(k, 1), r"Weighted.row_weights must return \[R\]"),
         (lambda n, k, later: tf.cast(k, tf.int32), r"Weighted.row_weights .*float32.*int32"),
+        (lambda n, k, later: None, r"Weighted.row_weights must return \[R\] .*None"),
     ],
 )
 def test_wrong_weights_are_refused(weigh, message):
     centers = tf_centers.create_embed_centers(3, 2)
     with pytest.raises((TypeError, ValueError), match="update_embed_centers: " + message):
         tf_centers.update_embed_centers(np.ones([4, 2]), [0, 1, 1, 2], Weighted(weigh), centers)
+
+
+@pytest.mark.parametrize("locking", [False, True])
+@pytest.mark.parametrize(
+    "weigh",
+    [
+        lambda n, k, later: k * float("nan"),
+        lambda n, k, later: k / 0.0,
+        lambda n, k, later: -k,
+    ],
+    ids=["NaN", "Inf", "negative"],
+)
+def test_wrong_weights_write_nothing(weigh, locking, use_resource):
+    centers = make_centers(tf_centers, use_resource, 3, 2)
+    update = tf_centers.update_embed_centers(
+        np.ones([3, 2]), [0, 1, 1], Weighted(weigh), centers, use_locking=locking
+    )
+    with initialized_session() as session:
+        before = state_bits(session, *centers)
+        message = "update_embed_centers: .*Weighted.row_weights to return finite weights"
+        with pytest.raises(tf.errors.InvalidArgumentError, match=message):
+            session.run(update)
+        assert state_bits(session, *centers) == before
+
+
+def test_an_updater_without_row_weights():
+    centers = tf_centers.create_embed_centers(3, 2)
+    with pytest.raises(NotImplementedError, match="Updater must define row_weights"):
+        tf_centers.update_embed_centers(np.ones([1, 2]), [1], tf_centers.Updater(), centers)
+
+
+def test_an_updater_that_uses_counts_says_so():
+    class Undeclared(tf_centers.Updater):
+        def row_weights(self, rows):
+            return 1 / (rows.seen + rows.sizes)
+
+    centers = tf_centers.create_embed_centers(3, 2)
+    with pytest.raises(ValueError, match="needs_counts = True"):
+        tf_centers.update_embed_centers(np.ones([1, 2]), [1], Undeclared(), centers)
 
 
 @pytest.mark.parametrize("name", sorted(WRONG))

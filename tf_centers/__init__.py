@@ -5,11 +5,11 @@ Discriminative Feature Learning Approach for Deep Face Recognition", ECCV 2016) 
 center per row of a batch; an updater says what weight each row has.
 """
 
+from tf_centers.centers import EmbedCenters
 from tf_centers.losses import center_loss
 from tf_centers.nearest import NearestCenters, nearest_centers
 from tf_centers.ops import get_embed_centers, lookup_embed_centers, update_embed_centers
 from tf_centers.summaries import summarize_centers
-from tf_centers.centers import EmbedCenters
 from tf_centers.updaters import CumulativeMean, ExponentialWindow, Updater, WenUpdate
 from tf_centers.variables import create_embed_centers
 from tf_centers.version import __version__ as __version__

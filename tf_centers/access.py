@@ -34,7 +34,8 @@ def rows_at_run_time(variable: Any, dtype: tf.DType) -> Any:
     if is_ref(variable):
         return None
     with colocated(variable):
-        return tf.raw_ops.VariableShape(input=variable.handle, out_type=dtype)[0]
+        shape = tf.raw_ops.VariableShape(input=variable.handle, out_type=dtype)
+        return tf.unstack(shape, num=variable.shape.ndims)[0]
 
 
 def outside_graphs() -> bool:

@@ -15,7 +15,7 @@ _Function = TypeVar("_Function", bound=Callable[..., Any])
 
 
 def as_written(function: _Function) -> _Function:
-    """Marks an entry point: AutoGraph, in a user's `tf.function`, leaves the code below it alone."""
+    """Marks an entry point, so that AutoGraph in a user's `tf.function` leaves our code alone."""
     return cast(_Function, tf.autograph.experimental.do_not_convert(function))
 
 

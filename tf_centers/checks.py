@@ -20,7 +20,7 @@ class Checks:
         """Takes the name for the messages, and whether checks at run time are wanted."""
         self.caller = caller
         self.ops: List[Any] = []
-        self._validate = validate
+        self.validate = validate
         self._conditions: List[tf.Tensor] = []
 
     def require(self, condition: Callable[[], tf.Tensor], expected: str, *found: Any) -> None:
@@ -31,7 +31,7 @@ class Checks:
             No op of it may fail by itself, whatever the other checks find.
           expected: what the message says, followed by the values of `found`.
         """
-        if self._validate:
+        if self.validate:
             parts = [f"{self.caller}: expected {expected}"] + list(found)
             with on_host():
                 data = [tf.constant(part) if isinstance(part, str) else part for part in parts]
@@ -43,9 +43,9 @@ class Checks:
         """Adds a check that embeddings `[B, D]` hold neither NaN nor Inf."""
         # A NaN or an Inf survives a product with a positive vector, and a tiny one keeps finite
         # values from overflowing: one pass over [B, D], and a look at [B].
-        if self._validate:
+        if self.validate:
             dtype = tf.float64 if embeds.dtype == tf.float64 else tf.float32
-            tiny = tf.fill([embeds.shape.as_list()[1], 1], tf.constant(1e-30, dtype))
+            tiny = tf.constant(1e-30, dtype, [embeds.shape.as_list()[1], 1])
             message = (
                 f"{self.caller}: expected finite values of {embeds.dtype.name} in every unmasked "
                 "row of embed_batch, found one that is not"
@@ -100,8 +100,8 @@ def batch_rows(
       check, and with B known statically where any of them told it.
     """
     sizes = [_check_matrix(checks, "embed_batch", embeds, num_dims)]
-    if embeds.shape.ndims is None:
-        embeds = checks.guard(embeds, [None, num_dims])  # Now it has rows to be counted.
+    if embeds.shape.ndims is None or embeds.shape.as_list()[1] is None:
+        embeds = checks.guard(embeds, [None, num_dims])
     flat = _flatten_labels(checks, labels)
     others = [("label_batch", flat)]
     if mask is not None:
@@ -122,6 +122,18 @@ def matrix(checks: Checks, name: str, value: tf.Tensor, num_dims: int) -> tf.Ten
     """Checks that a tensor is `[B, num_dims]`."""
     size = _check_matrix(checks, name, value, num_dims)
     return checks.guard(value, [size, num_dims])
+
+
+def scalar(checks: Checks, name: str, value: tf.Tensor) -> tf.Tensor:
+    """Checks that a tensor is a scalar, where its static shape does not tell."""
+    if value.shape.ndims is not None:
+        return value
+    shape = tf.shape(value)
+    checks.require(
+        lambda: tf.equal(tf.size(shape), 0), f"{name} to be a scalar, found shape", shape
+    )
+    # The first element where there are several, so that no op fails before the check does.
+    return tf.reshape(tf.reshape(value, [-1])[:1], [])
 
 
 def label_vector(checks: Checks, labels: tf.Tensor) -> tf.Tensor:
@@ -145,10 +157,10 @@ def in_range(
       given: the dtype that the labels had once.
       present: the rows that the table has at run time; they count in place of `num_classes`.
     """
-    # With its sign bit turned a negative label is a huge one: one pass finds both kinds. Not every
-    # TensorFlow has a kernel to find the largest of unsigned ones.
-    lowest = labels.dtype.min
+    # With its sign bit flipped, a negative label is a huge one: one pass finds both kinds. Not
+    # every version can take the maximum of unsigned integers.
     with on_host():
+        lowest = tf.constant(labels.dtype.min, labels.dtype)
         highest = tf.reduce_max(tf.bitwise.bitwise_xor(labels, lowest))
         found: List[Any] = [tf.bitwise.bitwise_xor(highest, lowest)]
         if given == tf.uint64:
@@ -250,13 +262,14 @@ def _check_length(
 ) -> None:
     rows, length = sizes[0], sizes[-1]
     if rows is None or length is None:
-        length_found, rows_found = tf.size(value), tf.shape(embeds)[0]
+        found = tf.size(value, out_type=tf.int64)
+        num_dims = embeds.shape.as_list()[1]
         checks.require(
-            lambda: tf.equal(rows_found, length_found),
+            lambda: tf.equal(num_dims * found, tf.size(embeds, out_type=tf.int64)),
             f"{name} to have as many rows as embed_batch, found",
-            length_found,
-            "and",
-            rows_found,
+            found,
+            "and embed_batch of shape",
+            tf.shape(embeds),
         )
     elif rows != length:
         raise ValueError(

@@ -11,9 +11,9 @@ from tensorflow import Variable, keras
 
 from tf_centers import arguments, keras_arguments
 from tf_centers.arguments import as_written
+from tf_centers.centers import EmbedCenters
 from tf_centers.losses import center_loss
 from tf_centers.ops import get_embed_centers
-from tf_centers.centers import EmbedCenters
 from tf_centers.updaters import Updater, as_updater
 
 __all__ = ["ComputeCenter"]

@@ -1,6 +1,6 @@
 """One lock for each shard, shared by the threads of a session and by the workers of a cluster.
 
-And the warning to those who need one.
+And the warning for graphs that should take it.
 """
 
 import weakref
@@ -27,7 +27,7 @@ def warn_of_overlap(caller: str, table: Table, device: str, use_locking: bool) -
 
     Args:
       caller: the function to name.
-      table: what is about to be updated.
+      table: what is updated.
       device: that of the batch, to tell whether the table is with another job.
       use_locking: whether this update locks.
     """

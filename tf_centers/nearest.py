@@ -5,10 +5,10 @@ from typing import Any, NamedTuple, Optional
 import tensorflow.compat.v1 as tf
 
 from tf_centers import arguments
-from tf_centers.arguments import as_written
-from tf_centers.checks import Checks, matrix
 from tf_centers.access import loop_value, on_machine_of, read_rows
+from tf_centers.arguments import as_written
 from tf_centers.centers import EmbedCenters
+from tf_centers.checks import Checks, matrix
 from tf_centers.variables import CentersLike, find_table
 
 # How much is held at a time, so that memory stays bounded whatever B, C and k are: rows of the

@@ -8,7 +8,7 @@ from tf_centers import arguments
 from tf_centers.arguments import as_written
 from tf_centers.batch import check_batch, complete
 from tf_centers.centers import Table
-from tf_centers.checks import Checks, in_range, label_vector
+from tf_centers.checks import Checks, in_range, label_vector, scalar
 from tf_centers.sharding import read_table, update_table
 from tf_centers.updaters import Updater, as_updater
 from tf_centers.variables import CentersLike, find_table
@@ -37,8 +37,8 @@ def get_embed_centers(
         return gather(ctrs, labels)
 
     is meant to do, with repeated labels and with ref and resource variables alike. Nothing is
-    written before every check of the batch has passed. Updates do not compile under XLA, which has
-    no kernels to group rows with; a lookup of a bad label there returns NaN rows.
+    written before every check of the batch has passed. XLA compiles neither updates, for lack of
+    kernels to group rows with, nor masks; a lookup of a bad label there returns NaN rows.
 
     Args:
       embed_batch: floating `[B, D]`, cast to the dtype of the centers.
@@ -110,6 +110,7 @@ def get_embed_centers(
         else:
             # An update of no rows unless training, and a lookup of none if so. Not tf.cond, which
             # no ref variable enters everywhere and which cannot be placed on two devices.
+            training = scalar(checks, "is_training", training)
             size = tf.where(training, tf.size(labels), 0)
             first = embeds[:size], labels[:size]
             updated = _update_and_read(checks, table, updater, *first, read, use_locking)

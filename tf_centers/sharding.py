@@ -1,5 +1,6 @@
 """Where lookups and updates run: on the machine of each shard, with or without its lock."""
 
+import functools
 from typing import Any, List, NamedTuple, Optional
 
 import tensorflow.compat.v1 as tf
@@ -54,27 +55,35 @@ def update_table(
       read: "after" or "before".
       use_locking: whether each shard is read and written in one step for all callers that lock.
     """
-    warn_of_overlap(checks.caller, table, embeds.device, use_locking)
-    updater = updater.prepare(checks)
+    updater = updater._prepare(checks)
     checks.require_finite(embeds)
     parts = _split(table, labels)
     if len(parts) > 1:
         for shard, part in zip(table.shards, parts):
             _check_part(checks, shard, part)
+        parts = [part._replace(labels=checks.guard(part.labels)) for part in parts]
     updates = []
     for shard, part in zip(table.shards, parts):
         own = embeds if part.places is None else tf.gather(embeds, part.places)
         with on_machine_of(shard.ctrs):
             update = _update_locked if use_locking else update_rows
             updates.append(update(checks, shard, updater, own, part.labels, read))
+    warn_of_overlap(checks.caller, table, embeds.device, use_locking)
     return Update(
         rows=_join(parts, [update.rows for update in updates], labels),
         writes=[write for update in updates for write in update.writes],
     )
 
 
+def classes_at_run_time(shard: EmbedCenters, dtype: tf.DType) -> Any:
+    """How many rows ctrs and counts have when the graph runs; None where neither can change."""
+    found = [rows_at_run_time(v, dtype) for v in shard if v is not None]
+    found = [rows for rows in found if rows is not None]
+    return functools.reduce(tf.minimum, found) if found else None
+
+
 def stitch(places: List[tf.Tensor], rows: List[tf.Tensor], size: tf.Tensor) -> tf.Tensor:
-    """Puts rows in their places in [0, size); of several for one place the last one counts."""
+    """Puts rows in their places in [0, size); where several have the same place, the last wins."""
     # Sliced, since TensorFlow 1.15 takes the static size of no rows for 1.
     return tf.dynamic_stitch(places, rows)[:size]
 
@@ -87,12 +96,12 @@ def _update_locked(
     labels: tf.Tensor,
     read: str,
 ) -> Update:
-    # The batch is checked and here before the lock is taken.
+    # The batch has been checked and has arrived before the lock is taken.
     embeds, labels = checks.guard(embeds), checks.guard(labels)
 
     def body() -> tf.Tensor:
-        passed = Checks(checks.caller, validate=False)
-        update = update_rows(passed, shard, updater, embeds, labels, read)
+        inside = Checks(checks.caller, checks.validate)
+        update = update_rows(inside, shard, updater, embeds, labels, read)
         with tf.control_dependencies(update.writes):
             return tf.identity(update.rows)
 
@@ -102,7 +111,7 @@ def _update_locked(
 
 
 def _check_part(checks: Checks, shard: EmbedCenters, part: Part) -> None:
-    present = rows_at_run_time(shard.ctrs, part.labels.dtype)
+    present = classes_at_run_time(shard, part.labels.dtype)
     if present is not None:
         highest = tf.reduce_max(part.labels)
         checks.require(

@@ -4,11 +4,11 @@ from typing import List, Optional
 
 import tensorflow.compat.v1 as tf
 
-from tf_centers.arguments import as_written
-from tf_centers.nearest import search_shard
 from tf_centers.access import loop_value, on_machine_of, outside_graphs
-from tf_centers.sharding import read_table
+from tf_centers.arguments import as_written
 from tf_centers.centers import EmbedCenters, Table
+from tf_centers.nearest import search_shard
+from tf_centers.sharding import read_table
 from tf_centers.variables import CentersLike, find_table
 
 # What a summary reads and compares at most, so that its cost stays bounded whatever C is. The

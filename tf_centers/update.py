@@ -52,42 +52,35 @@ def update_rows(
       read: "after" for the rows after the update, "before" for the rows before it.
     """
     dtype = centers.ctrs.dtype.base_dtype
-    wide = tf.float64 if dtype == tf.float64 else tf.float32  # half precision would stall
+    # Centers of half precision would stop moving.
+    wide = tf.float64 if dtype == tf.float64 else tf.float32
 
     # Group by class: the i-th row belongs to classes[index[i]]. Sorted by class, the rows of each
     # keep the order that they have in the batch, since top_k takes the first of equals first.
     labels = _hide_constants(labels)
     classes, index, sizes = tf.unique_with_counts(labels)
-    size = tf.size(labels)
-    group, order = tf.nn.top_k(-index, size)
+    group, order = tf.nn.top_k(-index, tf.size(labels))
     group = -group
 
     # Weigh.
-    seen = None if centers.counts is None else read_rows(centers.counts, classes)
-    ends = tf.gather(tf.cumsum(sizes), group)
-    rows = Rows(
-        sizes=tf.cast(tf.gather(sizes, group), wide),
-        later=tf.cast(ends - tf.range(1, size + 1), wide),
-        seen=None if seen is None else tf.cast(tf.gather(seen, group), wide),
-    )
-    weights = tf.expand_dims(tf.stop_gradient(weigh(checks.caller, updater, rows)), 1)
+    seen = [read_rows(centers.counts, classes)] if updater.needs_counts else []
+    rows = Rows(wide, group, sizes, *seen)
+    weights = tf.expand_dims(tf.stop_gradient(weigh(checks, updater, rows)), 1)
 
     # Sum. In this order, since the first two are small beside old: (1 - total) * old would lose
     # digits where the weights are small.
     old = tf.stop_gradient(read_rows(centers.ctrs, classes))
     total = tf.segment_sum(weights, group)
-    rows = tf.cast(tf.gather(embeds, order), wide)
-    pull = tf.segment_sum(weights * rows, group)
+    pull = tf.segment_sum(weights * tf.cast(tf.gather(embeds, order), wide), group)
     wide_old = tf.cast(old, wide)
     new = tf.cast(tf.add_n([-total * wide_old, pull, wide_old]), dtype)
 
     # Write. Nothing is written before everything is read.
     result = tf.gather(new if read == "after" else old, index)
-    with tf.control_dependencies(checks.ops + [new, old]):
+    more = tf.cast(sizes, tf.int64)
+    with tf.control_dependencies(checks.ops + [new, old] + seen):
         writes = [write_rows(centers.ctrs, classes, new)]
-    if seen is not None:
-        more = tf.cast(sizes, tf.int64)
-        with tf.control_dependencies(checks.ops + [new, seen]):
+        if centers.counts is not None:
             writes.append(add_to_rows(centers.counts, classes, more))
     return Update(result, writes)
 

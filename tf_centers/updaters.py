@@ -7,33 +7,48 @@ weights `w` alone. `update.py` holds the recipe.
 import dataclasses
 import math
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, Optional
 
 import tensorflow.compat.v1 as tf
 from tensorflow import Variable
 
 from tf_centers import arguments
-from tf_centers.checks import Checks
+from tf_centers.checks import Checks, scalar
 
 # Stands in for a decay of 0, whose logarithm is infinite: its first power already rounds to 0.
 _TINY = 1e-300
 
 
-class Rows(NamedTuple):
-    """What the weight of a row may depend on, for R rows of a batch.
+class Rows:
+    """What the weight of a row may depend on, for R rows of a batch, sorted by class.
 
     All are `[R]` in the dtype of the weights: float64 for float64 centers, else float32.
-
-    Attributes:
-      sizes: k, the rows that the class of the row has in this batch, at least 1.
-      later: k - j for the j-th of them in batch order: how many come after it.
-      seen: N, the rows that the class had before this batch; None without counts, which an
-        updater that `needs_counts` always has.
     """
 
-    sizes: tf.Tensor
-    later: tf.Tensor
-    seen: Any
+    def __init__(
+        self, dtype: tf.DType, group: tf.Tensor, sizes: tf.Tensor, seen: Optional[tf.Tensor] = None
+    ) -> None:
+        """Takes the class of each row `[R]`, and the sizes and counts of the classes `[U]`."""
+        self.dtype = dtype
+        self._group, self._sizes, self._seen = group, sizes, seen
+
+    @property
+    def sizes(self) -> tf.Tensor:
+        """k, the rows that the class of the row has in this batch, at least 1."""
+        return tf.cast(tf.gather(self._sizes, self._group), self.dtype)
+
+    @property
+    def later(self) -> tf.Tensor:
+        """k - j for the j-th of them in batch order: how many come after it."""
+        ends = tf.gather(tf.cumsum(self._sizes), self._group)
+        return tf.cast(ends - tf.range(1, tf.size(self._group) + 1), self.dtype)
+
+    @property
+    def seen(self) -> tf.Tensor:
+        """N, the rows that the class had before this batch, where an updater `needs_counts`."""
+        if self._seen is None:
+            raise ValueError("Rows.seen: expected an updater with needs_counts = True")
+        return tf.cast(tf.gather(self._seen, self._group), self.dtype)
 
 
 class Updater:
@@ -62,14 +77,14 @@ class Updater:
         """The weight w of each row.
 
         Args:
-          rows: has `sizes` (k), `later` (k - j) and `seen` (N), each `[R]` of one floating dtype.
+          rows: has `sizes` (k), `later` (k - j) and `seen` (N), each `[R]` of `rows.dtype`.
 
         Returns:
-          `[R]`, in the dtype of `rows.sizes`, each weight at least 0.
+          `[R]`, of `rows.dtype`, each weight at least 0.
         """
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} must define row_weights(rows)")
 
-    def prepare(self, checks: Checks) -> "Updater":
+    def _prepare(self, checks: Checks) -> "Updater":
         """The updater with its tensor parameters read once and their run-time checks added."""
         del checks
         return self
@@ -151,7 +166,7 @@ class ExponentialWindow(Updater):
         return self.debias
 
     def row_weights(self, rows: Rows) -> tf.Tensor:
-        dtype = rows.sizes.dtype
+        dtype = rows.dtype
         step = _cast(1.0 - self.decay, dtype)
         if self.duplicates == "sum":
             return step * tf.ones_like(rows.sizes)
@@ -164,7 +179,7 @@ class ExponentialWindow(Updater):
             weights /= -tf.math.expm1(log_decay * (rows.seen + rows.sizes))
         return weights
 
-    def prepare(self, checks: Checks) -> Updater:
+    def _prepare(self, checks: Checks) -> Updater:
         decay = _read_rate(checks, "decay", self.decay, below_one=self.debias)
         return dataclasses.replace(self, decay=decay)
 
@@ -197,9 +212,9 @@ class WenUpdate(Updater):
         arguments.check_rate("WenUpdate", "alpha", self.alpha)
 
     def row_weights(self, rows: Rows) -> tf.Tensor:
-        return _cast(self.alpha, rows.sizes.dtype) / (1.0 + rows.sizes)
+        return _cast(self.alpha, rows.dtype) / (1.0 + rows.sizes)
 
-    def prepare(self, checks: Checks) -> Updater:
+    def _prepare(self, checks: Checks) -> Updater:
         return dataclasses.replace(self, alpha=_read_rate(checks, "alpha", self.alpha))
 
 
@@ -209,21 +224,31 @@ def as_updater(caller: str, updater: Any) -> Updater:
         return ExponentialWindow()
     if not isinstance(updater, Updater):
         raise TypeError(
-            f"{caller}: updater must be an instance of CumulativeMean, ExponentialWindow, WenUpdate "
-            f"or another Updater, got {updater!r}"
+            f"{caller}: updater must be an instance of CumulativeMean, ExponentialWindow, "
+            f"WenUpdate or another Updater, got {updater!r}"
         )
     return updater
 
 
-def weigh(caller: str, updater: Updater, rows: Rows) -> tf.Tensor:
-    """The row weights `[R]` that an updater gives, which may be one of the caller's own."""
-    weights = tf.convert_to_tensor(updater.row_weights(rows))
-    dtype = rows.sizes.dtype
-    if weights.dtype != dtype or weights.shape.ndims not in (None, 1):
-        raise ValueError(
-            f"{caller}: {type(updater).__name__}.row_weights must return [R] weights of "
-            f"{dtype.name}, got {weights.dtype.name} of shape {weights.shape}"
-        )
+def weigh(checks: Checks, updater: Updater, rows: Rows) -> tf.Tensor:
+    """The row weights `[R]` of an updater, checked where it is one of the caller's own."""
+    given = updater.row_weights(rows)
+    if updater.row_weights.__module__ == __name__:
+        return given
+    name = f"{type(updater).__name__}.row_weights"
+    expected = f"{checks.caller}: {name} must return [R] weights of {rows.dtype.name}"
+    try:
+        weights = tf.convert_to_tensor(given)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{expected}, got {given!r}") from error
+    if weights.dtype != rows.dtype or weights.shape.ndims not in (None, 1):
+        raise ValueError(f"{expected}, got {weights.dtype.name} of shape {weights.shape}")
+    checks.require(
+        # A comparison with NaN is false.
+        lambda: tf.reduce_all(tf.logical_and(weights >= 0, weights < float("inf"))),
+        f"{name} to return finite weights that are at least 0, found",
+        weights,
+    )
     return weights
 
 
@@ -232,7 +257,7 @@ def _read_rate(checks: Checks, name: str, rate: Any, below_one: bool = False) ->
         return float(rate)
     # A copy, so that the value checked is the value used, whoever assigns a variable meanwhile.
     # In float64, where 1 - decay keeps its digits.
-    rate = tf.identity(tf.cast(rate, tf.float64))
+    rate = scalar(checks, name, tf.identity(tf.cast(rate, tf.float64)))
     checks.require(
         lambda: tf.logical_and(rate >= 0, rate < 1 if below_one else rate <= 1),
         f"{name} in [0, 1{')' if below_one else ']'}, found",

@@ -8,8 +8,8 @@ import tensorflow.compat.v1 as tf
 from tensorflow import Variable  # compat.v1's Variable leaves out TF2's resource variables
 
 from tf_centers import arguments
-from tf_centers.arguments import as_written
 from tf_centers.access import colocated, is_ref, outside_graphs
+from tf_centers.arguments import as_written
 from tf_centers.centers import (
     FLOAT_DTYPES,
     EmbedCenters,
