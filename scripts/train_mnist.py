@@ -41,7 +41,13 @@ flags.DEFINE_enum(
     "network of the paper, which takes about ten times as long a step.",
 )
 flags.DEFINE_integer("embed_dims", 64, "Dims of the embeddings and their centers.", 1, 4096)
-flags.DEFINE_float("center_loss_weight", 0.1, "Factor of the mean center loss.", 0, 10**6)
+flags.DEFINE_float(
+    "center_loss_weight",
+    None,
+    "Factor of the mean center loss. Empty: 0.1 if --embed_dims is below 8, else 0.01.",
+    0,
+    10**6,
+)
 flags.DEFINE_enum(
     "updater",
     "exponential",
@@ -89,7 +95,9 @@ flags.DEFINE_integer("task_index", 0, "Which host of its job this process is, fr
 
 for _name in ("center_loss_weight", "decay", "alpha", "learning_rate"):
     # nan passes every comparison with a bound.
-    flags.register_validator(_name, math.isfinite, "expected a finite number")
+    flags.register_validator(
+        _name, lambda v: v is None or math.isfinite(v), "expected a finite number"
+    )
 for _name in ("ps_hosts", "worker_hosts"):
     flags.register_validator(_name, are_addresses, "expected host:port, several with commas")
 flags.register_validator("model_dir", bool, "expected the path of a folder, found nothing")
@@ -146,8 +154,11 @@ def main(argv: List[str]) -> int:
     del argv
     logging.get_absl_handler().setFormatter(std_logging.Formatter("%(asctime)s %(message)s", "%X"))
     settings = Settings(**{name: FLAGS[name].value for name in Settings._fields})
+    is_narrow = settings.embed_dims < 8
     if settings.train_steps is None:
-        settings = settings._replace(train_steps=6000 if settings.embed_dims < 8 else 3000)
+        settings = settings._replace(train_steps=6000 if is_narrow else 3000)
+    if settings.center_loss_weight is None:
+        settings = settings._replace(center_loss_weight=0.1 if is_narrow else 0.01)
     try:
         cluster = find_cluster(FLAGS.ps_hosts, FLAGS.worker_hosts, FLAGS.job_name, FLAGS.task_index)
         if FLAGS.compare and (cluster is not None or FLAGS["updater"].present):
