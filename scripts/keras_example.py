@@ -12,8 +12,8 @@ from typing import List, Tuple
 import numpy as np
 import tensorflow.compat.v1 as tf
 from absl import app, flags
-from mnist_data import Digits, load_digits
-from mnist_run import InputError
+from mnist.config import InputError
+from mnist.data import Digits, load_digits
 from tensorflow import keras
 
 import tf_centers
@@ -86,7 +86,8 @@ def main(argv: List[str]) -> None:
     try:
         digits = load_digits(FLAGS.data_dir)
     except InputError as error:
-        sys.exit(f"keras_example.py: {error}")
+        print(f"keras_example.py: {error}", file=sys.stderr)
+        sys.exit(2)
     softmax, nearest = train(digits, FLAGS.epochs, FLAGS.embed_dims, FLAGS.center_loss_weight)
     print(f"test accuracy {softmax:.4f}, nearest-center accuracy {nearest:.4f}")
 

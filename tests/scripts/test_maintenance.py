@@ -1,0 +1,169 @@
+"""What maintainers run by hand: the soak, the large table, the table of versions."""
+
+import os
+import pathlib
+import subprocess
+import sys
+
+import matrix_table
+import numpy as np
+import pytest
+from script_runs import ROOT
+from soak_measures import Pool, Reading, find_faults, largest_error, make_pool
+
+MAINTENANCE = pathlib.Path(ROOT) / "scripts" / "maintenance"
+
+
+def run_script(name, *flags):
+    result = subprocess.run(
+        [sys.executable, str(MAINTENANCE / name)] + list(flags),
+        capture_output=True,
+        env=dict(os.environ, PYTHONPATH=ROOT, TF_CPP_MIN_LOG_LEVEL="3"),
+    )
+    return result.returncode, result.stdout.decode(), result.stderr.decode()
+
+
+def test_scale():
+    code, output, errors = run_script(
+        "scale.py", "--classes=5000", "--dims=8", "--updates=3", "--rows=2500"
+    )
+    assert code == 0, errors
+    assert "updated 3 times" in output and "100% of the searched centers" in output
+    assert float(output.strip().rsplit(" ", 1)[1]) < 3e-6
+
+
+@pytest.mark.parametrize("flags", [[], ["--nouse_resource", "--use_locking"]])
+def test_soak(flags):
+    sizes = ["--updates=50", "--classes=40", "--dims=3", "--batch_size=6"]
+    code, output, errors = run_script("soak.py", *sizes, *flags)
+    assert code == 0, errors
+    assert [line.split()[0] for line in output.splitlines()[2:]] == [
+        str(updates) for updates in range(5, 51, 5)
+    ]
+
+
+@pytest.mark.parametrize("name", ["scale.py", "soak.py"])
+def test_argument_that_is_no_flag(name):
+    code, output, errors = run_script(name, "50")
+    assert code == 2 and not output
+    assert errors.strip().splitlines()[-1] == f"{name}: expected flags only, found '50'"
+
+
+READINGS = [Reading(10, 88, 300.0, 1e-7, 0), Reading(20, 88, 301.0, 2e-6, 0)]
+
+
+@pytest.mark.parametrize(
+    "change, told",
+    [
+        ({"ops": 89}, "88 ops throughout, found 89"),
+        ({"memory_mb": 305.1}, "found 5.1"),
+        ({"error": 3.1e-6}, "found 3.1e-06"),
+        ({"error": float("nan")}, "found nan"),
+        ({"miscounted": 1}, "found 1 classes"),
+    ],
+)
+def test_faults_of_a_soak(change, told):
+    assert find_faults(READINGS) == []
+    (fault,) = find_faults([READINGS[0], READINGS[1]._replace(**change)])
+    assert told in fault
+
+
+def test_means_are_those_of_all_rows():
+    embeds = np.array([[[1, 10], [2, 20]], [[4, 40], [8, 80]], [[99, 99], [99, 99]]], np.float32)
+    pool = Pool(embeds, np.array([[3, 1], [3, 3], [0, 0]]))
+    means, counts = pool.means(np.array([2, 1, 0]), 4)
+    np.testing.assert_array_equal(counts, [0, 2, 0, 4])
+    np.testing.assert_array_equal(means[[1, 3]], [[2, 20], [14 / 4, 140 / 4]])
+    assert np.isnan(means[[0, 2]]).all()
+
+
+def test_error_is_that_of_the_worst_class_seen():
+    means = np.array([[3.0, 4.0], [np.nan, np.nan], [0.3, 0.4]])
+    ctrs = np.array([[3.0, 4.1], [7.0, 7.0], [0.3, 0.45]])
+    np.testing.assert_allclose(largest_error(ctrs, means), 0.05 / 0.5)
+
+
+def test_pool_repeats_labels_and_every_column_differs():
+    pool = make_pool(num_classes=5, dims=3, batch_size=4)
+    assert pool.embeds.dtype == np.float32 and pool.labels.max() == 4
+    assert any(len(set(labels)) < 4 for labels in pool.labels.tolist())
+    assert len(set(pool.embeds.mean(axis=(0, 1)).round(1))) == 3
+
+
+README = "before\n\n<!-- matrix -->\n\n| old |\n\n<!-- /matrix -->\n\nafter\n"
+TABLE = """\
+| TensorFlow | Python | passed | skipped | failed | restores checkpoints of |
+| --- | --- | --- | --- | --- | --- |
+| 1.15.5 | 3.7.16 | 2 | 1 | 0 | 1.15.5, 2.21.0 |
+| 2.21.0 | 3.11.7 | 1 | 0 | 2 | 2.21.0 |
+"""
+PASSED, SKIPPED, FAILED, BROKEN = "", "<skipped/>", "<failure/>", "<error/>"
+
+
+def write_results(folder, versions, tests, checkpoints):
+    folder.mkdir()
+    (folder / "versions").write_text(versions + "\n")
+    for name, cases in (("tests", tests), ("checkpoints", checkpoints)):
+        text = "".join(f'<testcase name="{case}">{inner}</testcase>' for case, inner in cases)
+        (folder / f"{name}.xml").write_text(
+            f"<testsuites><testsuite>{text}</testsuite></testsuites>"
+        )
+    return str(folder)
+
+
+@pytest.fixture
+def results(tmp_path):
+    restored = [("test[tensorflow-1.15.5-ref-0]", PASSED), ("test[ref-tensorflow-2.21.0]", PASSED)]
+    refused = [("test[tensorflow-1.15.5-ref-1]", FAILED)] + restored
+    old = [("a", PASSED), ("b", SKIPPED), ("c", PASSED)]
+    new = [("a", PASSED), ("b", FAILED), ("c", BROKEN)]
+    return [
+        write_results(tmp_path / "old", "1.15.5 3.7.16", old, restored),
+        write_results(tmp_path / "new", "2.21.0 3.11.7", new, refused),
+    ]
+
+
+def test_the_table_of_versions_takes_the_place_of_the_old_one(results, tmp_path):
+    readme = tmp_path / "README.md"
+    readme.write_text(README)
+    for _ in range(2):  # Again, it changes nothing.
+        assert matrix_table.main([f"--readme={readme}"] + results) == 0
+        assert readme.read_text() == README.replace("| old |\n", TABLE)
+    assert not list(tmp_path.glob("*.new"))
+
+
+def test_checkpoints_that_nobody_restored_are_none():
+    # 1.15 is another version than 1.15.5, and a test that was skipped restored nothing.
+    outcomes = [("test[tensorflow-1.15]", "passed"), ("test[tensorflow-2.12.1-ref]", "skipped")]
+    assert matrix_table.restored_versions(outcomes, ["1.15.5", "2.12.1", "2.21.0"]) == []
+
+
+@pytest.mark.parametrize(
+    "readme, message",
+    [
+        ("no marker\n", "found 0 and 0"),
+        (README + README, "found 2 and 2"),
+        ("<!-- /matrix -->\n<!-- matrix -->\n", "in this order"),
+    ],
+)
+def test_a_readme_without_a_place_for_the_table(readme, message, results, tmp_path, capsys):
+    path = tmp_path / "README.md"
+    path.write_text(readme)
+    for arguments in (["--check"], results):
+        assert matrix_table.main([f"--readme={path}"] + arguments) == 1
+        assert message in capsys.readouterr().err
+        assert path.read_text() == readme
+
+
+def test_a_report_without_tests_writes_nothing(tmp_path, capsys):
+    readme = tmp_path / "README.md"
+    readme.write_text(README)
+    folder = write_results(tmp_path / "none", "2.21.0 3.11.7", [], [])
+    assert matrix_table.main([f"--readme={readme}", folder]) == 1
+    assert "tests.xml: expected the outcome of at least one test" in capsys.readouterr().err
+    assert readme.read_text() == README
+
+
+@pytest.mark.parametrize("name", ["test_matrix.sh", "find_python.sh"])
+def test_the_shell_can_read_the_script(name):
+    subprocess.run(["bash", "-n", str(MAINTENANCE / name)], check=True)

@@ -1,0 +1,167 @@
+"""The training script as a cluster of real processes on loopback ports."""
+
+import os
+import re
+import signal
+
+import pytest
+import tensorflow.compat.v1 as tf
+from helpers import free_ports
+from script_runs import told
+
+pytestmark = pytest.mark.slow
+
+BATCH_SIZE = 8
+FOR_EVER = ["--train_steps=1000000", "--eval_every=20"]
+
+
+class Cluster:
+    """Two parameter servers and two workers, of which a test starts those it wants."""
+
+    def __init__(self, starter, folder, data_dir):
+        self.starter, self.runs, self.model_dir = starter, [], str(folder / "model")
+        hosts = [f"127.0.0.1:{port}" for port in free_ports(4)]
+        self.addresses = {"ps": hosts[:2], "worker": hosts[2:]}
+        self.flags = [f"--{job}_hosts={','.join(found)}" for job, found in self.addresses.items()]
+        self.flags += [f"--data_dir={data_dir}", f"--batch_size={BATCH_SIZE}", "--embed_dims=3"]
+
+    def start(self, job, task, *flags):
+        # Only the chief may write to its folder; the others would be seen to.
+        folder = self.model_dir if (job, task) == ("worker", 0) else f"{self.model_dir}-other"
+        place = [f"--job_name={job}", f"--task_index={task}", f"--model_dir={folder}"]
+        run = self.starter.start(*self.flags, *place, *flags)
+        self.runs.append(run)
+        return run
+
+    def start_all(self, *flags):
+        """The two servers, the chief and the other worker, once both workers train."""
+        servers = [self.start("ps", task) for task in range(2)]
+        chief, other = (self.start("worker", task, *flags) for task in range(2))
+        chief.wait_for("worker 0: initialized the parameter servers")
+        other.wait_for("worker 1: attached to the parameter servers")
+        return servers + [chief, other]
+
+    def saved(self):
+        """The global step in the newest checkpoint, and the sum of its counts."""
+        reader = tf.train.load_checkpoint(self.model_dir)
+        assert reader.get_variable_to_shape_map()["embed/ctrs"] == [3, 3]
+        counts = reader.get_tensor("embed/ctrs_count")
+        return int(reader.get_tensor("global_step")), int(counts.sum())
+
+
+@pytest.fixture
+def cluster(starter, data_dir, tmp_path):
+    cluster = Cluster(starter, tmp_path, data_dir)
+    yield cluster
+    for run in cluster.runs:
+        run.close()
+
+
+def test_train_to_the_end(cluster):
+    flags = ("--train_steps=300", "--eval_every=100", "--updater=cumulative")
+    servers = [cluster.start("ps", task) for task in range(2)]
+    # The chief comes last. With the usual 30 seconds between two looks at the variables, the other
+    # worker would come too late for any step.
+    other = cluster.start("worker", 1, *flags)
+    other.wait_for("worker 1: waits for the chief")
+    chief = cluster.start("worker", 0, *flags)
+    outputs = [run.end() for run in (chief, other)]
+    assert "worker 0: initialized the parameter servers at step 0" in outputs[0]
+    made = [int(re.search(r"made (\d+) steps", output).group(1)) for output in outputs]
+    for server in servers:
+        assert "training is over" in server.end()
+
+    step, rows = cluster.saved()
+    # The other worker may have been in a step when the last one was made.
+    assert step in (300, 301) and sum(made) == step and min(made) > 0
+    assert rows == BATCH_SIZE * step
+    for name in ("metrics.json", "embeddings.png"):
+        assert os.path.exists(os.path.join(cluster.model_dir, name))
+    assert not os.path.exists(cluster.model_dir + "-other")
+
+
+def test_a_lost_server(cluster):
+    servers = cluster.start_all("--train_steps=1000000", "--eval_every=100")[:2]
+    chief, other = cluster.runs[2:]
+    chief.wait_for(r"\nstep 3\d\d: ")
+    servers[1].kill()
+    lost = f"the parameter server at {cluster.addresses['ps'][1]} does not answer; start it"
+    for run in (servers[0], chief, other):
+        run.wait_for(re.escape(lost))
+    servers[1] = cluster.start("ps", 1)
+    again = r"(?s)does not answer.*initialized the parameter servers at step (\d+)\n.*step \d+: "
+    step = int(chief.wait_for(again).group(1))
+    assert step >= 200
+    other.wait_for(r"(?s)does not answer.*attached to the parameter servers at step")
+
+    # Ctrl-C on the chief saves and ends all of them.
+    chief.send(signal.SIGINT)
+    (line,) = told(chief.end(130))
+    for run in (other, *servers):
+        run.end()
+    step, rows = cluster.saved()
+    assert f"saved {cluster.model_dir}/model.ckpt-{step} of 1000000 steps" in line
+    # At most one batch of each worker was in flight when the restored checkpoint was saved.
+    assert abs(rows - BATCH_SIZE * step) <= 2 * BATCH_SIZE
+
+
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
+def test_signals_while_a_server_is_lost(signum, cluster):
+    servers = cluster.start_all(*FOR_EVER)[:2]
+    chief, other = cluster.runs[2:]
+    servers[0].kill()
+    for run in (chief, other, servers[1]):
+        run.wait_for("does not answer")
+        run.send(signum)
+        (line,) = told(run.end(128 + signum))
+        assert line == "train_mnist.py: interrupted; the same command resumes"
+
+
+def test_signals_before_there_is_a_cluster(cluster):
+    for job, task in (("worker", 0), ("worker", 1), ("ps", 0)):
+        run = cluster.start(job, task)
+        run.wait_for("does not answer; start it" if job == "worker" else "serves on")
+        run.send(signal.SIGTERM)
+        run.end(143)
+
+
+def test_a_second_signal(cluster):
+    """The chief waits for a worker that does not stop; a second signal ends it all the same."""
+    servers = cluster.start_all(*FOR_EVER)[:2]
+    chief, other = cluster.runs[2:]
+    other.send(signal.SIGSTOP)
+    chief.send(signal.SIGINT)
+    chief.send(signal.SIGTERM)
+    chief.end(130, 143)
+    for run in (other, *servers):
+        run.kill()
+
+
+def test_workers_that_are_killed(cluster):
+    servers = cluster.start_all(*FOR_EVER)[:2]
+    chief, other = cluster.runs[2:]
+    chief.wait_for(r"(?s)(\nstep \d+: .*){3}")
+    chief.kill()
+    last = int(re.findall(r"step (\d+): ", chief.output)[-1])
+    # A chief that comes back goes on where the others are: nothing is rolled back.
+    chief = cluster.start("worker", 0, *FOR_EVER)
+    attached = chief.wait_for(r"worker 0: attached to the parameter servers at step (\d+)")
+    assert int(attached.group(1)) >= last
+    # A worker that is lost is not waited for, and one that was told to stop can join again.
+    other.kill()
+    other = cluster.start("worker", 1, *FOR_EVER)
+    other.wait_for("worker 1: attached")
+    other.send(signal.SIGTERM)
+    (line,) = told(other.end(143))
+    assert line == "train_mnist.py: worker 1: interrupted; the same command lets it join again"
+    stranger = cluster.start("worker", 1, "--seed=2", *FOR_EVER)
+    (line,) = told(stranger.end(2))
+    assert "flag --ps_hosts=" in line and "found another" in line
+    chief.send(signal.SIGTERM)
+    chief.end(143)
+    for server in servers:
+        server.end()
+    step, rows = cluster.saved()
+    assert step >= int(attached.group(1))
+    # Each worker was killed with at most one step under way.
+    assert abs(rows - BATCH_SIZE * step) <= 3 * BATCH_SIZE
