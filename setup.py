@@ -10,7 +10,7 @@ _VERSION = {}
 exec((_HERE / "tf_centers" / "version.py").read_text(encoding="utf-8"), _VERSION)
 
 # Newer TensorFlow comes without TensorBoard.
-_TRAIN = ["matplotlib", "mlxtend", "tensorboard", "tqdm"]
+_TRAIN = ["filelock", "matplotlib", "mlxtend", "tensorboard", "tqdm"]
 
 setuptools.setup(
     name="tf_centers",

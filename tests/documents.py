@@ -101,10 +101,10 @@ def _anchors(text):
 def faults_of_commands(text):
     """Scripts named with arguments, in prose or blocks, have to exist and to have the flags."""
     faults = []
-    defined = "".join(path.read_text(encoding="utf-8") for path in ROOT.glob("scripts/*.py"))
+    defined = "".join(path.read_text(encoding="utf-8") for path in ROOT.glob("scripts/**/*.py"))
     names = set(re.findall(r'"(\w+)"', defined))  # some flags are defined in a loop over names
     text = text.replace("\\\n", " ")
-    for script, arguments in re.findall(r"\b(scripts/\w+\.\w+)((?:\s+--?\w[^\s`]*)*)", text):
+    for script, arguments in re.findall(r"\b(scripts/[\w/]+\.\w+)((?:\s+--?\w[^\s`]*)*)", text):
         if not (ROOT / script).exists():
             faults.append(f"no such script: {script}")
         for flag in re.findall(r"--(\w+)", arguments):

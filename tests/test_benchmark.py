@@ -53,21 +53,3 @@ def test_bad_input(tmp_path):
         code, output, errors = run_script("--runs=5", bad)
         assert code == 2 and not output
         assert named in errors.strip().splitlines()[-1] and "Traceback" not in errors
-
-
-def test_scale():
-    code, output, errors = run_script(
-        "--classes=5000", "--dims=8", "--updates=3", "--rows=2500", script="measure_scale.py"
-    )
-    assert code == 0, errors
-    assert "updated 3 times" in output and "100% of the searched centers" in output
-    error = float(output.strip().rsplit(" ", 1)[1])
-    assert error < 5e-5
-
-
-def test_scale_with_an_argument_that_is_no_flag():
-    code, output, errors = run_script("5000", script="measure_scale.py")
-    assert code == 2 and not output
-    assert errors.strip().splitlines()[-1] == (
-        "measure_scale.py: expected flags only, found '5000'"
-    )

@@ -104,8 +104,8 @@ def test_scripts_and_their_flags_exist(document):
     "bad",
     [
         "`scripts/soke.py`",
-        "`python scripts/soak.py --upgrades=3`",
-        "scripts/soak.py \\\n  --upgrades",
+        "`python scripts/maintenance/soak.py --upgrades=3`",
+        "scripts/maintenance/soak.py \\\n  --upgrades",
     ],
 )
 def test_bad_command_is_refused(bad):

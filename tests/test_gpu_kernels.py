@@ -7,7 +7,7 @@ import pytest
 import tensorflow.compat.v1 as tf
 from test_benchmark import ROOT, run_script
 
-sys.path.insert(0, os.path.join(ROOT, "scripts"))
+sys.path.insert(0, os.path.join(ROOT, "scripts", "maintenance"))
 
 import check_gpu_kernels  # noqa: E402
 from kernel_calls import Setting, build_calls, holds_rows  # noqa: E402
@@ -198,12 +198,12 @@ def test_wrong_graph_fails_by_the_kernels_of_gpus(
 def test_wheel_without_gpu_kernels_is_refused():
     if tf.test.is_built_with_cuda():
         pytest.skip("this wheel has GPU kernels")
-    code, output, errors = run_script(script="check_gpu_kernels.py")
+    code, output, errors = run_script(script="maintenance/check_gpu_kernels.py")
     assert code == 2 and not output
     assert "expected a TensorFlow with GPU kernels" in errors.strip().splitlines()[-1]
 
 
 def test_argument():
-    code, output, errors = run_script("all", script="check_gpu_kernels.py")
+    code, output, errors = run_script("all", script="maintenance/check_gpu_kernels.py")
     assert code == 2 and not output
     assert errors.strip().splitlines()[-1].endswith("expected no arguments, found 'all'")

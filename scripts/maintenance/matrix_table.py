@@ -1,4 +1,4 @@
-"""Writes the table of versions into the README, from what test_matrix.sh has found."""
+"""Writes the table of versions into docs/reliability.md, from what test_matrix.sh has found."""
 
 import argparse
 import collections
@@ -64,22 +64,22 @@ def replace_table(text, table, name="the text"):
 
 def main(arguments):
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--readme", type=pathlib.Path, required=True)
+    parser.add_argument("--document", type=pathlib.Path, required=True)
     parser.add_argument("--check", action="store_true", help="only look for the markers")
     parser.add_argument("folders", type=pathlib.Path, nargs="*", help="of one version each")
     flags = parser.parse_args(arguments)
     try:
-        text = flags.readme.read_text(encoding="utf-8")
+        text = flags.document.read_text(encoding="utf-8")
         table = "" if flags.check else make_table(flags.folders)
-        text = replace_table(text, table, flags.readme.name)
+        text = replace_table(text, table, flags.document.name)
     except (OSError, ValueError) as error:
         print(error, file=sys.stderr)
         return 1
     if not flags.check:
         # Whole or not at all, whatever happens meanwhile.
-        unfinished = flags.readme.with_name(flags.readme.name + ".new")
+        unfinished = flags.document.with_name(flags.document.name + ".new")
         unfinished.write_text(text, encoding="utf-8")
-        os.replace(str(unfinished), str(flags.readme))
+        os.replace(str(unfinished), str(flags.document))
         print(table, end="")
     return 0
 

@@ -24,7 +24,7 @@ versions=(
 )
 
 for needed in 3.7 3.11; do find_python "$needed" >/dev/null; done
-python3 scripts/maintenance/matrix_table.py --readme=README.md --check
+python3 scripts/maintenance/matrix_table.py --document=docs/reliability.md --check
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 environments=$work/environments
@@ -100,5 +100,5 @@ for name in "${names[@]}"; do
 done
 
 step "the table"
-python3 scripts/maintenance/matrix_table.py --readme="$root/README.md" "${names[@]/#/$work/results/}"
+python3 scripts/maintenance/matrix_table.py --document="$root/docs/reliability.md" "${names[@]/#/$work/results/}"
 exit $((failed > 0))

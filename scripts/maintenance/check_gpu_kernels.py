@@ -1,6 +1,6 @@
 """Shows that every op of the calls has a GPU kernel, without a GPU.
 
-  python scripts/check_gpu_kernels.py
+  python scripts/maintenance/check_gpu_kernels.py
 
 Builds the graphs of every call with every updater, for all dtypes, both kinds of variables, tables
 whole and in shards, with and without locks, and asks TensorFlow for the kernels of each op. Needs
