@@ -13,7 +13,7 @@ SCRIPTS = os.path.join(ROOT, "scripts")
 # Far beyond what any machine needs: a bound, no measure.
 DEADLINE_SECS = 300
 # What TensorFlow 2 prints when it is imported.
-NOTICES = re.compile(r"^(WARNING: All log messages before|[IWE]\d{4} .*\n?).*\n?", re.MULTILINE)
+NOTICES = re.compile(r"^(WARNING: All log messages before|[IWE]\d{4} ).*\n?", re.MULTILINE)
 
 
 class Run:
