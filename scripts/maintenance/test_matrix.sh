@@ -95,7 +95,7 @@ done
 ls tests/checkpoints
 for name in "${names[@]}"; do
   step "$name: the checkpoints of all"
-  run_tests "$name" "$work/results/$name/checkpoints.xml" tests/test_sharding.py \
+  run_tests "$name" "$work/results/$name/checkpoints.xml" tests/core/test_sharding.py \
     -k test_a_checkpoint_moves_between_versions
 done
 

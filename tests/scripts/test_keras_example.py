@@ -20,7 +20,7 @@ def run_script(*flags):
 
 def test_learns_and_prints_both_accuracies(tmp_path):
     write_folder(str(tmp_path), num_train=300, num_test=60)
-    code, output, errors = run_script(f"--data_dir={tmp_path}", "--epochs=8", "--embed_dims=3")
+    code, output, errors = run_script(f"--data_dir={tmp_path}", "--epochs=40", "--embed_dims=8")
     assert code == 0, errors
     found = re.search(r"^test accuracy ([\d.]+), nearest-center accuracy ([\d.]+)$", output, re.M)
     # The classes differ by their brightness, and one of three would be right by chance.

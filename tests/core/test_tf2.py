@@ -1,6 +1,6 @@
 """Eager TF2 code and `tf.function`s, without Keras: every updater, one trace, gradients by hand.
 
-TensorFlow 1.15 runs tests/tf2_program.py instead.
+TensorFlow 1.15 runs tf2_program.py instead.
 """
 
 import threading

@@ -12,7 +12,7 @@ from tensorflow import keras
 import tf_centers
 import tf_centers.keras
 
-# Its blocks run in tests/test_migrating.py, where the codes before and after are compared.
+# Its blocks run in test_migrating.py beside it, where the codes before and after are compared.
 MIGRATING = ROOT / "docs" / "migrating.md"
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 RUNNER = (ROOT / ".ci" / "run").read_text(encoding="utf-8")

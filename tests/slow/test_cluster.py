@@ -16,7 +16,8 @@ import pytest
 from cluster_program import CLASSES, DIMS, ROWS, SHARDS, STEPS, make_batch
 from helpers import free_ports
 
-TESTS = pathlib.Path(__file__).resolve().parent
+HERE = pathlib.Path(__file__).resolve().parent
+PATH = os.pathsep.join([str(HERE.parent.parent), str(HERE.parent)])
 TIMEOUT = 240  # seconds for one thing to happen; nothing takes that long unless it hangs
 
 
@@ -67,10 +68,10 @@ class Process:
     """A process of the cluster, with the lines it has said."""
 
     def __init__(self, options):
-        environment = dict(os.environ, PYTHONPATH=os.pathsep.join([str(TESTS.parent), str(TESTS)]))
+        environment = dict(os.environ, PYTHONPATH=PATH)
         self._errors = tempfile.TemporaryFile()
         self._process = subprocess.Popen(
-            [sys.executable, str(TESTS / "cluster_program.py"), json.dumps(options)],
+            [sys.executable, str(HERE / "cluster_program.py"), json.dumps(options)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._errors,

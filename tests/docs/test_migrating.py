@@ -12,7 +12,7 @@ from tensorflow import keras
 
 import tf_centers
 
-TEXT = (pathlib.Path(__file__).resolve().parent.parent.joinpath("docs", "migrating.md")).read_text(
+TEXT = (pathlib.Path(__file__).resolve().parents[2].joinpath("docs", "migrating.md")).read_text(
     encoding="utf-8"
 )
 BLOCK = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)

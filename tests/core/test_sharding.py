@@ -13,7 +13,7 @@ from helpers import D, initialized_session, make_batch, state_bits
 
 import tf_centers
 
-CHECKPOINTS = pathlib.Path(__file__).resolve().parent / "checkpoints"
+CHECKPOINTS = pathlib.Path(__file__).resolve().parent.parent / "checkpoints"
 WRITTEN_BY = sorted(folder.name for folder in CHECKPOINTS.iterdir())
 C, B = 11, 40  # uneven in every number of shards below
 UPDATERS = {

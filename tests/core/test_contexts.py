@@ -148,7 +148,7 @@ def test_name_is_the_scope_of_the_ops(use_resource):
 def test_tf2_program():
     """The same in a process of its own, which TensorFlow 1.15 can run as well."""
     program = pathlib.Path(__file__).resolve().parent / "tf2_program.py"
-    environment = dict(os.environ, PYTHONPATH=str(program.parent.parent))
+    environment = dict(os.environ, PYTHONPATH=str(program.parent.parent.parent))
     result = subprocess.run([sys.executable, str(program)], capture_output=True, env=environment)
     assert result.returncode == 0, result.stderr.decode()
     assert result.stdout.decode().strip() == "all well"
