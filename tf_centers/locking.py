@@ -32,7 +32,7 @@ def warn_of_overlap(caller: str, table: Table, device: str, use_locking: bool) -
       use_locking: whether this update locks.
     """
     if outside_graphs():
-        return  # Updates wait for each other there.
+        return  # TensorFlow runs the updates of one function in their order.
     with tf.init_scope():
         graph = tf.get_default_graph()
     locks = _updates.setdefault(graph, {}).setdefault(table.name, [])

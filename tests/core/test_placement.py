@@ -103,6 +103,29 @@ def test_nothing_is_written_where_one_variable_is_short(short, updater):
         assert state_bits(session, *centers) == before
 
 
+@pytest.mark.parametrize("locking", [False, True])
+def test_nothing_is_written_where_one_shard_is_short(locking):
+    with tf.variable_scope("", partitioner=tf.fixed_size_partitioner(2), use_resource=True):
+        centers = tf_centers.create_embed_centers(8, 2)
+    last = list(centers.ctrs)[1]
+    value = tf.placeholder(tf.float32)
+    shorter = tf.raw_ops.AssignVariableOp(resource=last.handle, value=value)
+    labels = tf.placeholder(tf.int64, [None])
+    update = tf_centers.update_embed_centers(
+        np.ones([2, 2]), labels, centers=centers, use_locking=locking
+    )
+    variables = list(centers.ctrs) + list(centers.counts)
+    with initialized_session() as session:
+        session.run(shorter, {value: np.zeros([2, 2])})
+        before = state_bits(session, *variables)
+        message = "update_embed_centers: expected every label in the rows that .*part_1"
+        with pytest.raises(tf.errors.InvalidArgumentError, match=message):
+            session.run(update, {labels: [1, 7]})
+        assert state_bits(session, *variables) == before
+        session.run(update, {labels: [1, 5]})
+        assert state_bits(session, *variables) != before
+
+
 def test_a_switch_or_a_rate_that_is_no_scalar(use_resource):
     centers = make_centers(tf_centers, use_resource, 7, 2)
     training, decay = tf.placeholder(tf.bool), tf.placeholder(tf.float32)
