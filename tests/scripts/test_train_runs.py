@@ -104,8 +104,9 @@ def test_compare_again_trains_only_what_is_missing(runs, starter):
     ]  # fmt: skip
     again = load(model_dir, "comparison.json")
     for updater, metrics in again.items():
-        same_time = metrics.pop("train_seconds") == first[updater].pop("train_seconds")
-        assert metrics == first[updater] and same_time == (updater != "wen")
+        if updater == "wen":  # Trained anew: the same numbers, in another time.
+            del metrics["train_seconds"], first[updater]["train_seconds"]
+        assert metrics == first[updater]
 
 
 @pytest.mark.parametrize("updater", ["exponential", "none"])
