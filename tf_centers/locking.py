@@ -4,19 +4,12 @@ And the warning for graphs that should take it.
 """
 
 import weakref
-from typing import Any, Callable, Dict, List, Tuple
+from typing import Any, Callable, List
 
 import tensorflow.compat.v1 as tf
 
-from tf_centers.access import colocated, outside_graphs
+from tf_centers.access import colocated, outside_graphs, read_rows
 from tf_centers.centers import Table
-
-# The locks of each graph by the names of their variables; the graph itself keeps them alive.
-_graph_locks: Any = weakref.WeakKeyDictionary()
-# Those of eager variables by name and device. Two calls in one tf.function have to take the very
-# same handle: TensorFlow orders ops by the handles they take, and would else let the second call
-# hold the lock while it waits for what the first is to write.
-_eager_locks: Dict[Tuple[str, str], Any] = {}
 
 # For each graph, the updates that each table has there: whether each of them locks.
 _updates: Any = weakref.WeakKeyDictionary()
@@ -59,39 +52,21 @@ def locked(variable: Any, body: Callable[[], tf.Tensor]) -> tf.Tensor:
     What the ops take from outside has to be on the machine of the variable before; the lock is
     then taken only once all of it is there.
     """
-    errors: List[Exception] = []
-
-    def leave_first() -> tf.Tensor:
-        try:
-            return body()
-        except Exception as error:
-            if not tf.executing_eagerly():
-                raise
-            # The frames of the traceback hold the lock, for as long as somebody keeps the error.
-            errors.append(error.with_traceback(None))
-            return tf.zeros([])
-
-    # Sections over the counts of two tables, or over one variable in two graphs, are no mistake.
-    result = _lock_of(variable).execute(leave_first, exclusive_resource_access=False)
-    if errors:
-        raise errors[0]
-    return result
-
-
-def _lock_of(variable: Any) -> Any:
-    with tf.init_scope():
-        name = f"tf_centers/{variable.name.rsplit(':', 1)[0]}/lock"
-        if outside_graphs():
-            # Two eager variables of one name share a lock: slower, and as exact.
-            key = (name, variable.device)
-            if key not in _eager_locks:
-                with tf.device(variable.device):
-                    lock = tf.CriticalSection(name=name.replace("/", "_"), shared_name=name)
-                _eager_locks.setdefault(key, lock)
-            return _eager_locks[key]
-        locks = _graph_locks.setdefault(tf.get_default_graph(), weakref.WeakValueDictionary())
-        lock = locks.get(name)
-        if lock is None:
-            with colocated(variable), tf.name_scope(None):
-                locks[name] = lock = tf.CriticalSection(name=name, shared_name=name)
-        return lock
+    name = f"tf_centers/{variable.name.rsplit(':', 1)[0]}/lock"
+    # The ops below `tf.CriticalSection`, since a function that holds one cannot be exported. All
+    # ops of one name on one device share one lock; eager variables of one name do so too.
+    with tf.device(variable.device) if outside_graphs() else colocated(variable):
+        # In a function, TensorFlow lets this read wait for earlier calls that write the variable.
+        # Without it, a later call could hold the lock and wait for what an earlier one writes.
+        with tf.control_dependencies([read_rows(variable, tf.zeros([0], tf.int32))]):
+            mutex = tf.raw_ops.MutexV2(shared_name=name)
+            lock = tf.raw_ops.MutexLock(mutex=mutex)
+    try:
+        with tf.control_dependencies([lock]):
+            result = body()
+        with tf.control_dependencies([result]), colocated(variable):
+            release = tf.raw_ops.ConsumeMutexLock(mutex_lock=lock)
+    finally:
+        del lock  # Executed eagerly, a traceback that somebody keeps would hold it.
+    with tf.control_dependencies([] if release is None else [release]):
+        return tf.identity(result)
