@@ -13,6 +13,7 @@ from tf_centers.summaries import summarize_centers
 from tf_centers.updaters import CumulativeMean, ExponentialWindow, Updater, WenUpdate
 from tf_centers.variables import create_embed_centers
 from tf_centers.version import __version__ as __version__
+from tf_centers.warm_start import warm_start_embed_centers
 
 __all__ = [
     "CumulativeMean",
@@ -28,4 +29,5 @@ __all__ = [
     "nearest_centers",
     "summarize_centers",
     "update_embed_centers",
+    "warm_start_embed_centers",
 ]

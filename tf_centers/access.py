@@ -19,6 +19,16 @@ def write_rows(variable: Any, rows: tf.Tensor, values: tf.Tensor) -> Any:
         return tf.scatter_update(variable, rows, values)
 
 
+def write_first_rows(variable: Any, values: tf.Tensor) -> Any:
+    """Overwrites the first rows of a variable; returns what `write_rows` does."""
+    values = tf.cast(values, variable.dtype.base_dtype)
+    if values.shape.as_list()[0] == variable.shape.as_list()[0]:
+        # The variable takes the values over, and they are in memory once.
+        with colocated(variable):
+            return tf.assign(variable, values)
+    return write_rows(variable, tf.range(tf.shape(values)[0]), values)
+
+
 def add_to_rows(variable: Any, rows: tf.Tensor, values: tf.Tensor) -> Any:
     """Adds to rows of a vector, exactly so among threads; returns what `write_rows` does."""
     # The plain scatter_add loses updates among threads.

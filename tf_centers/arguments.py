@@ -97,6 +97,21 @@ def as_count(caller: str, name: str, value: Any, most: int) -> int:
     return count
 
 
+def as_row_counts(caller: str, name: str, value: Any, num_classes: int) -> np.ndarray:
+    """Returns an int64 array, `[]` or `[num_classes]`, of integers that are at least 0."""
+    expected = f"{caller}: {name} must be an integer at least 0, or {num_classes} of them"
+    found = None if tf.is_tensor(value) or isinstance(value, Variable) else np.asarray(value)
+    if found is None or found.dtype.kind not in "iu":
+        raise TypeError(f"{expected}, got {value!r}")
+    if found.shape not in ((), (num_classes,)):
+        raise ValueError(f"{expected}, got shape {list(found.shape)}")
+    # A uint64 from 2^63 on turns negative here, and is refused as well.
+    counts: np.ndarray = found.astype(np.int64)
+    if (counts < 0).any():
+        raise ValueError(f"{expected}, got {counts.min()}")
+    return counts
+
+
 def check_choice(caller: str, name: str, value: Any, choices: Tuple[str, ...]) -> None:
     """Raises a `ValueError` for a value that is none of the choices."""
     if not isinstance(value, str) or value not in choices:

@@ -91,11 +91,10 @@ def as_table(caller: str, ctrs: Any, counts: Any = None) -> Table:
         raise TypeError(
             f"{caller}: centers must be a scope name, an EmbedCenters or a variable, got {ctrs!r}"
         )
-    name = ctrs.name.rsplit(":", 1)[0]
+    name, shape = _name_and_shape(ctrs)
     dtype = shards[0].dtype.base_dtype
     if dtype not in FLOAT_DTYPES:
         raise TypeError(f"{caller}: centers must have a floating dtype, got {dtype.name} in {name}")
-    shape = tf.TensorShape(ctrs.get_shape() if hasattr(ctrs, "get_shape") else ctrs.shape)
     if shape.ndims != 2 or not shape.is_fully_defined():
         raise ValueError(
             f"{caller}: centers must have a static shape [C, D], got {shape} in {name}"
@@ -140,33 +139,41 @@ def _as_shards(variable: Any) -> Optional[List[Any]]:
     if isinstance(variable, Variable):
         return [variable]
     # What tf.get_variable returns under a partitioner, a class without a public name.
-    if hasattr(variable, "as_tensor") and hasattr(variable, "__iter__"):
+    partitioned = hasattr(variable, "as_tensor") and hasattr(variable, "__iter__")
+    if partitioned or isinstance(variable, tuple):
         shards = list(variable)
         if shards and all(isinstance(shard, Variable) for shard in shards):
             return shards
     return None
 
 
+def _name_and_shape(variable: Any) -> Tuple[str, tf.TensorShape]:
+    if isinstance(variable, tuple):  # Shards: each knows of what it is one.
+        info = variable[0].to_proto().save_slice_info_def
+        return info.full_name, tf.TensorShape(list(info.full_shape))
+    shape = variable.get_shape() if hasattr(variable, "get_shape") else variable.shape
+    return variable.name.rsplit(":", 1)[0], tf.TensorShape(shape)
+
+
 def _put_together(name: str, shards: List[Any]) -> Any:
-    """The `PartitionedVariable` of shards that are in the graph; None where they belong to none."""
+    """The `PartitionedVariable` of shards that are in the graph; None where they belong to none.
+
+    After `tf.train.import_meta_graph` no `PartitionedVariable` is left, but its shards are: then a
+    tuple of them.
+    """
+    info = shards[0].to_proto().save_slice_info_def
+    if info.full_name != name:
+        return None
+    shape, part = list(info.full_shape), list(info.var_shape)
+    split = [len(shards) if part[axis] < shape[axis] else 1 for axis in range(len(shape))]
     scope, _, last = name.rpartition("/")
-    shapes = [shard.shape.as_list() for shard in shards]
-    for axis in range(len(shapes[0])):
-        whole = list(shapes[0])
-        whole[axis] = sum(shape[axis] for shape in shapes)
-        with tf.variable_scope(
-            tf.VariableScope(reuse=True, name=scope), auxiliary_name_scope=False
-        ):
-            try:
-                return tf.get_variable(
-                    last,
-                    whole,
-                    dtype=shards[0].dtype.base_dtype,
-                    partitioner=tf.fixed_size_partitioner(len(shards), axis),
-                )
-            except ValueError:  # It is not split along this axis.
-                continue
-    return None
+    with tf.variable_scope(tf.VariableScope(reuse=True, name=scope), auxiliary_name_scope=False):
+        try:
+            return tf.get_variable(
+                last, shape, dtype=shards[0].dtype.base_dtype, partitioner=lambda **_: split
+            )
+        except ValueError:
+            return tuple(shards)
 
 
 def refuse_replicas(caller: str) -> None:

@@ -4,6 +4,7 @@ import contextlib
 import re
 from typing import Any, Dict, List, Union
 
+import numpy as np
 import tensorflow.compat.v1 as tf
 from tensorflow import Variable  # compat.v1's Variable leaves out TF2's resource variables
 
@@ -24,6 +25,8 @@ from tf_centers.centers import (
 
 CentersLike = Union[str, EmbedCenters, Variable]
 
+_NONE_SEEN = np.zeros([], np.int64)
+
 
 @as_written
 def create_embed_centers(
@@ -32,6 +35,7 @@ def create_embed_centers(
     scope: str = "embed",
     dtype: Any = tf.float32,
     initializer: Any = None,
+    initial_counts: Any = 0,
 ) -> EmbedCenters:
     """Makes the variables `<scope>/ctrs` and `<scope>/ctrs_count`.
 
@@ -45,15 +49,18 @@ def create_embed_centers(
       scope: name of the variable scope, below the current one.
       dtype: floating dtype of the centers; the counts are int64.
       initializer: initializer, tensor or array `[C, D]` for the centers; None is zeros.
+      initial_counts: how many rows the initial value of each class stands for, an integer at least
+        0 or integers `[C]`. With 1 or more, the class counts as seen.
 
     Returns:
       `EmbedCenters(ctrs [C, D], counts [C])`.
 
     Raises:
-      ValueError: a size below 1; `ctrs` exists already in a scope that does not reuse it, or has
-        another shape or dtype there; a partitioner that splits columns; a distribution strategy
-        that copies variables to replicas.
-      TypeError: a size that is no integer, a scope that is no string, a dtype that is no float.
+      ValueError: a size below 1, a count below 0, or counts that are not one for each class; `ctrs`
+        exists already in a scope that does not reuse it, or has another shape or dtype there; a
+        partitioner that splits columns; a distribution strategy that copies variables to replicas.
+      TypeError: a size or count that is no integer, a scope that is no string, a dtype that is no
+        float.
     """
     caller = "create_embed_centers"
     num_classes = arguments.as_size(caller, "num_classes", num_classes)
@@ -61,6 +68,7 @@ def create_embed_centers(
     if not isinstance(scope, str):
         raise TypeError(f"{caller}: scope must be a string, got {scope!r}")
     dtype = _as_float_dtype(caller, dtype)
+    initial = arguments.as_row_counts(caller, "initial_counts", initial_counts, num_classes)
     refuse_replicas(caller)
     shape = [num_classes, num_dims]
     name = join(tf.get_variable_scope().name, scope, "ctrs")
@@ -80,7 +88,7 @@ def create_embed_centers(
         )
     counts = find_counts(table.name)
     if counts is None:
-        counts = _make_counts(caller, table)
+        counts = _make_counts(caller, table, initial)
     as_table(caller, ctrs, counts)
     return EmbedCenters(ctrs, counts)
 
@@ -135,12 +143,26 @@ def _find_by_scope(caller: str, scope: str) -> Any:
             f"{caller}: centers={scope!r} names a variable scope of a graph; called eagerly or "
             "inside a tf.function, pass centers=EmbedCenters(ctrs, counts) with the variables"
         )
+    missing = f"{caller}: no variable {' or '.join(sorted(set(names), key=names.index))}"
+    others = _find_scopes()
+    if others:
+        raise ValueError(
+            f"{missing} in this graph, but {', '.join(join(other, 'ctrs') for other in others)}; "
+            f"pass centers={others[0]!r}, or the variable itself"
+        )
     raise ValueError(
-        f"{caller}: no variable {' or '.join(sorted(set(names), key=names.index))} in this graph; "
-        "make it first with tf_centers.create_embed_centers(num_classes, num_dims, "
-        f"scope={scope!r}), or with tf.get_variable('ctrs', [num_classes, num_dims]) under "
-        f"tf.variable_scope({scope!r})"
+        f"{missing} in this graph; make it first with "
+        f"tf_centers.create_embed_centers(num_classes, num_dims, scope={scope!r}), or with "
+        f"tf.get_variable('ctrs', [num_classes, num_dims]) under tf.variable_scope({scope!r}); "
+        "a table of another name is passed as the variable itself"
     )
+
+
+def _find_scopes() -> List[str]:
+    """The scopes of all centers in the graph, by the names of variables."""
+    variables = tf.local_variables() + tf.global_variables()
+    found = [re.match(r"((.*/)?)ctrs(/part_\d+)?:0$", v.name) for v in variables]
+    return sorted({match.group(1).rstrip("/") for match in found if match})
 
 
 def _make_ctrs(caller: str, scope: str, shape: List[int], dtype: tf.DType, init: Any) -> Any:
@@ -177,7 +199,12 @@ def _zeros(shape: Any, dtype: Any = tf.float32, partition_info: Any = None) -> t
     return tf.cast(tf.raw_ops.Empty(shape=shape, dtype=empty, init=True), dtype)
 
 
-def _make_counts(caller: str, table: Table) -> Any:
+def _make_counts(caller: str, table: Table, initial: np.ndarray = _NONE_SEEN) -> Any:
+    def initialize(shape: Any, dtype: Any = tf.int64, partition_info: Any = None) -> tf.Tensor:
+        start = partition_info.var_offset[0] if partition_info is not None else 0
+        rows = initial if initial.ndim == 0 else initial[start : start + shape[0]]
+        return _zeros(shape, dtype) + rows
+
     full_name = counts_name(table.name)
     scope, _, name = full_name.rpartition("/")
     ctrs = [shard.ctrs for shard in table.shards]
@@ -205,7 +232,7 @@ def _make_counts(caller: str, table: Table) -> Any:
         with place, tf.variable_scope(
             tf.VariableScope(reuse=False, name=scope), auxiliary_name_scope=False
         ):
-            return tf.get_variable(name, table.shape[:1], tf.int64, _zeros, **how)
+            return tf.get_variable(name, table.shape[:1], tf.int64, initialize, **how)
 
 
 def _place_beside(ctrs: List[Any], name: str) -> Any:

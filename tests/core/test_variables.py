@@ -231,6 +231,56 @@ def test_imported_graph(use_resource, tmp_path):
             session.run(update)
 
 
+@pytest.mark.parametrize("import_scope", [None, "copy"])
+@pytest.mark.parametrize("shards", [1, 3])
+def test_imported_graph_with_shards(shards, import_scope, use_resource, tmp_path):
+    path = os.path.join(str(tmp_path), "graph")
+    partitioner = tf.fixed_size_partitioner(shards)
+    with tf.variable_scope("model", partitioner=partitioner, use_resource=use_resource):
+        tf_centers.create_embed_centers(C, D)
+    tf.train.export_meta_graph(path)
+    with tf.Graph().as_default():
+        tf.train.import_meta_graph(path, import_scope=import_scope)
+        before = _variables()
+        with tf.variable_scope("copy/model" if import_scope else "model"):
+            update = tf_centers.update_embed_centers([[1.0] * D, [3.0] * D], [1, C - 1], MEAN)
+            rows = tf_centers.lookup_embed_centers([C - 1, 0, 1])
+            nearest = tf_centers.nearest_centers([[2.9] * D]).labels
+            if not import_scope:  # Or the scope of the variables would be that of the import.
+                with tf.variable_scope(tf.get_variable_scope(), reuse=True):
+                    again = tf_centers.create_embed_centers(C, D)
+                tf_centers.lookup_embed_centers([0], again)
+        assert _variables() == before
+        with initialized_session() as session:
+            session.run(update)
+            found, labels = session.run([rows, nearest])
+            np.testing.assert_array_equal(found[:, 0], [3.0, 0.0, 1.0])
+            assert labels.tolist() == [[C - 1]]
+
+
+def test_shards_that_belong_together_by_name_alone_are_none(use_resource):
+    with tf.variable_scope("embed/ctrs", use_resource=use_resource):
+        for part in range(2):
+            tf.get_variable(f"part_{part}", [C, D])
+    with pytest.raises(ValueError, match="^lookup_embed_centers: no variable embed/ctrs"):
+        tf_centers.lookup_embed_centers([0])
+
+
+@pytest.mark.parametrize("shards", [None, 2])
+def test_a_missing_name_is_told_what_there_is(shards, use_resource):
+    make_ctrs(use_resource)
+    partitioner = tf.fixed_size_partitioner(shards) if shards else None
+    with tf.variable_scope("model", partitioner=partitioner, use_resource=use_resource):
+        tf_centers.create_embed_centers(C, D, "people")
+    with pytest.raises(ValueError, match="^lookup_embed_centers: ") as caught:
+        tf_centers.lookup_embed_centers([0], "people")
+    message = str(caught.value)
+    assert "no variable people/ctrs" in message
+    assert "but embed/ctrs, model/people/ctrs; pass centers='embed', or the" in message
+    assert "create_embed_centers" not in message  # It would make another table.
+    tf_centers.lookup_embed_centers([0], "model/people")
+
+
 def test_count_whose_name_is_taken(use_resource):
     ctrs = make_ctrs(use_resource)
     tf.constant(0, name="embed/ctrs_count")
