@@ -1,4 +1,4 @@
-"""Centers from a checkpoint, also of other code, of fewer classes or of another number of shards."""
+"""Centers from a checkpoint: of other code, of fewer classes, of another number of shards."""
 
 import os
 from typing import Any, List, Optional, Tuple
@@ -29,9 +29,12 @@ def warm_start_embed_centers(
 
     Run it once, after the initializers. The checkpoint may be of other code, of fewer classes, of
     another floating dtype, and saved whole or in any number of shards. Classes that it lacks keep
-    their initial value. Each shard is read by the machine that holds it, one after the other, so
-    that little more than one of them is held twice; of a table that was saved whole, TensorFlow
-    reads all. A table that the checkpoint fills need not have been initialized.
+    their initial value. Nothing is written to a shard before all of its rows have been read.
+
+    Each shard is read on the machine that holds it, one after the other. TensorFlow reads a tensor
+    of a checkpoint as it was saved, whole or a shard at a time, and holds it beside the table until
+    it is written. Where memory is short, leave out the initializer of a table that the checkpoint
+    fills: the table then takes over what was read.
 
     Args:
       checkpoint: the path of a TensorFlow checkpoint, as `tf.train.Saver.save` returns it, or of a

@@ -142,7 +142,7 @@ def test_counts_that_are_given_are_kept_in_a_table_without(use_resource, tmp_pat
 @pytest.mark.parametrize("dtype", [tf.float32, tf.float64, tf.bfloat16])
 def test_cast_to_the_dtype_of_the_table(saved_as, dtype, use_resource, tmp_path):
     path = save(tmp_path, {"embed/ctrs": ROWS.astype(saved_as)})
-    centers = make_table(None, use_resource, dtype=dtype)
+    make_table(None, use_resource, dtype=dtype)
     warm_start = tf_centers.warm_start_embed_centers(path, counts=1)
     wanted = tf.cast(ROWS.astype(saved_as), dtype)
     rows = tf_centers.lookup_embed_centers(list(range(OLD)))
@@ -282,9 +282,7 @@ def test_without_a_graph(where, tmp_path):
         pytest.skip("TensorFlow 1.15 executes graphs by default")
     ctrs = tensorflow.Variable(tf.ones([C, D]), name="ctrs")
     counts = tensorflow.Variable(tf.zeros([C], tf.int64), name="counts")
-    path = tensorflow.train.Checkpoint(table=tensorflow.Variable(ROWS)).save(
-        str(tmp_path / "ckpt")
-    )
+    path = tensorflow.train.Checkpoint(table=tensorflow.Variable(ROWS)).save(str(tmp_path / "ckpt"))
     name = "table/.ATTRIBUTES/VARIABLE_VALUE"
 
     def warm_start():
