@@ -63,8 +63,8 @@ def differ(one, other):
 
 
 def test_every_section_has_both_codes():
-    assert [len(blocks) for blocks in [START] + SECTIONS] == [1, 2, 2, 2, 2, 2]
-    assert TEXT.count("```") == 2 * 11
+    assert [len(blocks) for blocks in [START] + SECTIONS] == [1, 2, 2, 2, 2, 2, 2, 0, 0]
+    assert TEXT.count("```") == 2 * 13
 
 
 @pytest.fixture
@@ -112,8 +112,8 @@ def test_recipe_on_resource_variables(recipe):
     equal(rows, ctrs[DISTINCT[1]])
 
 
-def facenet(features, labels, when):
-    loss, centers = code(1, when)["center_loss"](features, labels, 0.95, C)
+def facenet(features, labels, when, **kwargs):
+    loss, centers = code(1, when)["center_loss"](features, labels, 0.95, C, **kwargs)
     return [loss, tf.gradients(loss, features)[0]], centers
 
 
@@ -130,22 +130,28 @@ def test_facenet():
     differ(before, after)
 
 
+def test_facenet_validates():
+    for when, training in ((0, {}), (1, {"is_training": False})):
+        (loss, _), ctrs = run(facenet, REPEATED, when=when, **training)
+        np.testing.assert_allclose(loss, np.mean((REPEATED[0] - OLD[REPEATED[1]]) ** 2), rtol=1e-5)
+        assert (ctrs == OLD).all() == bool(when)
+
+
 def test_facenet_checkpoint(tmp_path):
     path = str(tmp_path / "model")
     with tf.Graph().as_default():
         _, centers = facenet(tf.ones([1, D]), [0], 0)
         assert centers not in tf.trainable_variables()  # which are all that facenet saves
-        saver = tf.train.Saver()
+        saver = tf.train.Saver(tf.trainable_variables() + [centers])
         with initialized_session() as session:
             centers.load(OLD, session)
             saver.save(session, path)
     with tf.Graph().as_default():
-        _, ctrs = facenet(tf.ones([1, D]), [0], 1)
-        assert ctrs in tf.global_variables()  # what the default Saver saves
-        saver = tf.train.Saver({"centers": ctrs})
+        _, centers = facenet(tf.ones([1, D]), [0], 1)
+        saver = tf.train.Saver(tf.trainable_variables() + [centers])
         with initialized_session() as session:
             saver.restore(session, path)
-            np.testing.assert_array_equal(session.run(ctrs), OLD)
+            np.testing.assert_array_equal(session.run(centers), OLD)
 
 
 def eq4(features, labels, when, update=True):
@@ -167,9 +173,24 @@ def test_eq4():
     differ(ctrs, oracle(reference.exponential_window, REPEATED))
 
 
+def mean_of_batch(features, labels, when):
+    ctrs = make_ctrs()
+    op = code(3, when)["update_centers"](ctrs, features, labels, 0.3)
+    return (op.op if tf.is_tensor(op) else op), ctrs
+
+
+def test_mean_of_batch():
+    expected = OLD.astype(np.float64)
+    for label in set(REPEATED[1]):
+        mean = REPEATED[0][REPEATED[1] == label].mean(axis=0)
+        expected[label] += 0.3 * (mean - expected[label])
+    for when in (0, 1):
+        equal(run(mean_of_batch, REPEATED, when=when)[1], expected)
+
+
 def dense(features, labels, when, name, rate):
     ctrs = make_ctrs()
-    return code(3, when)[name](ctrs, features, labels, rate), ctrs
+    return code(4, when)[name](ctrs, features, labels, rate), ctrs
 
 
 def test_dense_eq4():
@@ -222,7 +243,7 @@ WEIGHT, F = 0.7, 6
 
 def keras_model(when):
     """A model with its centers, set to `OLD`, and functions to feed, measure and look at them."""
-    model, centers = code(4, when)["build_model"](F, C, D, WEIGHT)
+    model, centers = code(5, when)["build_model"](F, C, D, WEIGHT)
     kernel = np.random.RandomState(3).randn(F, D)
     if when == 0 and not tf.executing_eagerly():
         keras.backend.get_session().run(tf.variables_initializer([centers]))
