@@ -6,6 +6,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import pytest  # noqa: E402
 import tensorflow.compat.v1 as tf  # noqa: E402
+from programs import Run  # noqa: E402
 
 tf.logging.set_verbosity(tf.logging.ERROR)
 
@@ -33,3 +34,17 @@ def graph(request):
         return
     with tf.Graph().as_default() as graph:
         yield graph
+
+
+@pytest.fixture(scope="session")
+def start():
+    """Starts a program, and returns its `Run`: `start(script, *arguments)`."""
+    runs = []
+
+    def start_run(*command, **how):
+        runs.append(Run(*command, **how))
+        return runs[-1]
+
+    yield start_run
+    for run in runs:
+        run.kill()

@@ -7,8 +7,6 @@ import inspect
 import operator
 import pathlib
 import re
-import subprocess
-import sys
 import urllib.parse
 from typing import NamedTuple, Optional
 
@@ -48,21 +46,25 @@ def find_blocks(text):
         yield Block(before.count("\n") + 1, before, *match.groups())
 
 
-def faults_of_block(block, runner):
-    """Runs Python; a command of the shell has to be one that `runner` takes from the document."""
+def faults_of_block(block, runner, start, folder):
+    """What is wrong with a block.
+
+    Python is started from a file in the folder; a command of the shell has to be one that `runner`
+    takes from the document.
+    """
     if block.language == "sh":
         name = re.search(r"<!-- command: (\w+) -->$", block.before.rstrip())
         taken = name and re.search(rf"^readme_command {name.group(1)}$", runner, re.MULTILINE)
         return [] if taken else [f"line {block.line}: a command that nothing runs"]
     if block.language != "python":
         return [f"line {block.line}: a block of {block.language or 'no language'}"]
-    result = subprocess.run(
-        [sys.executable, "-c", block.code], cwd=str(ROOT), capture_output=True, text=True
-    )
-    if result.returncode != 0:
-        return [f"line {block.line}: {result.stderr}"]
-    if block.expected not in (None, result.stdout):
-        return [f"line {block.line}: expected {block.expected!r}, found {result.stdout!r}"]
+    program = folder / "block.py"
+    program.write_text(block.code, encoding="utf-8")
+    run = start(program, apart=True)
+    if run.wait() != 0:
+        return [f"line {block.line}: {run.errors}"]
+    if block.expected not in (None, run.output):
+        return [f"line {block.line}: expected {block.expected!r}, found {run.output!r}"]
     return []
 
 

@@ -14,7 +14,7 @@ from mnist.evaluation import evaluate
 from mnist.interrupts import Interrupts, StopHook
 from mnist.model import Model
 
-_SAVE_EVERY, _SUMMARY_EVERY = 200, 20
+SAVE_EVERY, _SUMMARY_EVERY = 200, 20
 # Random shifts by one pixel for the 28 of MNIST, by none for smaller images.
 _PIXELS_PER_SHIFT = 28
 
@@ -36,7 +36,7 @@ def make_hooks(settings: Settings, digits: Digits, model: Model) -> List[tf.trai
     merged = tf.summary.merge(summaries)
     return [
         EvaluationHook(settings, digits, model),
-        tf.train.CheckpointSaverHook(settings.model_dir, None, _SAVE_EVERY, model.saver),
+        tf.train.CheckpointSaverHook(settings.model_dir, None, SAVE_EVERY, model.saver),
         tf.train.SummarySaverHook(_SUMMARY_EVERY, None, settings.model_dir, summary_op=merged),
     ]
 

@@ -1,8 +1,6 @@
 """Where the calls may stand: control flow, towers, finalized graphs, TF2 code."""
 
-import os
 import pathlib
-import subprocess
 import sys
 
 import numpy as np
@@ -145,13 +143,10 @@ def test_name_is_the_scope_of_the_ops(use_resource):
     assert tf_centers.lookup_embed_centers([0]).name.startswith("lookup_embed_centers/")
 
 
-def test_tf2_program():
+def test_tf2_program(start):
     """The same in a process of its own, which TensorFlow 1.15 can run as well."""
     program = pathlib.Path(__file__).resolve().parent / "tf2_program.py"
-    environment = dict(os.environ, PYTHONPATH=str(program.parent.parent.parent))
-    result = subprocess.run([sys.executable, str(program)], capture_output=True, env=environment)
-    assert result.returncode == 0, result.stderr.decode()
-    assert result.stdout.decode().strip() == "all well"
+    assert start(program, apart=True).end() == "all well\n"
 
 
 needs_tf2 = pytest.mark.skipif(

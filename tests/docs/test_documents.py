@@ -28,8 +28,8 @@ def _blocks():
 
 
 @pytest.mark.parametrize("block", list(_blocks()))
-def test_block(block):
-    assert documents.faults_of_block(block, RUNNER) == []
+def test_block(block, start, tmp_path):
+    assert documents.faults_of_block(block, RUNNER, start, tmp_path) == []
 
 
 @pytest.mark.parametrize(
@@ -43,9 +43,9 @@ def test_block(block):
         ("```\nx = 1\n```\n", "a block of no language"),
     ],
 )
-def test_bad_block_is_refused(bad, fault):
+def test_bad_block_is_refused(bad, fault, start, tmp_path):
     (block,) = documents.find_blocks(bad)
-    assert fault in documents.faults_of_block(block, RUNNER)[0]
+    assert fault in documents.faults_of_block(block, RUNNER, start, tmp_path)[0]
 
 
 def test_blocks_are_found():

@@ -1,8 +1,11 @@
 """Fixtures: a small data set, and runs of the training script on it."""
 
+import os
+
 import pytest
 from idx_files import write_folder
-from script_runs import Starter
+
+PROGRAM = os.path.join(os.path.dirname(os.path.abspath(__file__)), "train_program.py")
 
 
 @pytest.fixture(scope="session")
@@ -14,10 +17,9 @@ def data_dir(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def starter(tmp_path_factory):
-    starter = Starter(tmp_path_factory.mktemp("runs"))
-    yield starter
-    starter.close()
+def train(start):
+    """Starts the training script: `train(*flags)`; it may have to pause at a step."""
+    return lambda *flags, pause_at=None: start(PROGRAM, str(pause_at), *flags, listens=True)
 
 
 @pytest.fixture

@@ -1,52 +1,38 @@
 """What maintainers run by hand: the soak, the large table, the table of versions."""
 
-import os
 import pathlib
 import subprocess
-import sys
 
 import matrix_table
 import numpy as np
 import pytest
-from script_runs import ROOT
+from programs import SCRIPTS
 from soak_measures import Pool, Reading, find_faults, largest_error, make_pool
 
-MAINTENANCE = pathlib.Path(ROOT) / "scripts" / "maintenance"
+MAINTENANCE = pathlib.Path(SCRIPTS) / "maintenance"
 
 
-def run_script(name, *flags):
-    result = subprocess.run(
-        [sys.executable, str(MAINTENANCE / name)] + list(flags),
-        capture_output=True,
-        env=dict(os.environ, PYTHONPATH=ROOT, TF_CPP_MIN_LOG_LEVEL="3"),
-    )
-    return result.returncode, result.stdout.decode(), result.stderr.decode()
-
-
-def test_scale():
-    code, output, errors = run_script(
-        "scale.py", "--classes=5000", "--dims=8", "--updates=3", "--rows=2500"
-    )
-    assert code == 0, errors
+def test_scale(start):
+    flags = ["--classes=5000", "--dims=8", "--updates=3", "--rows=2500"]
+    output = start(MAINTENANCE / "scale.py", *flags).end()
     assert "updated 3 times" in output and "100% of the searched centers" in output
     assert float(output.strip().rsplit(" ", 1)[1]) < 5e-5
 
 
 @pytest.mark.parametrize("flags", [[], ["--nouse_resource", "--use_locking"]])
-def test_soak(flags):
+def test_soak(flags, start):
     sizes = ["--updates=50", "--classes=40", "--dims=3", "--batch_size=6"]
-    code, output, errors = run_script("soak.py", *sizes, *flags)
-    assert code == 0, errors
+    output = start(MAINTENANCE / "soak.py", *sizes, *flags, apart=True).end()
     assert [line.split()[0] for line in output.splitlines()[2:]] == [
         str(updates) for updates in range(5, 51, 5)
     ]
 
 
 @pytest.mark.parametrize("name", ["scale.py", "soak.py"])
-def test_argument_that_is_no_flag(name):
-    code, output, errors = run_script(name, "50")
-    assert code == 2 and not output
-    assert errors.strip().splitlines()[-1] == f"{name}: expected flags only, found '50'"
+def test_argument_that_is_no_flag(name, start):
+    run = start(MAINTENANCE / name, "50", apart=True)
+    assert run.end(2) == ""
+    assert run.errors.strip().splitlines()[-1] == f"{name}: expected flags only, found '50'"
 
 
 READINGS = [Reading(10, 88, 300.0, 1e-7, 0), Reading(20, 88, 301.0, 2e-6, 0)]

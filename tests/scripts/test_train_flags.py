@@ -8,7 +8,8 @@ import sys
 
 import pytest
 from idx_files import write_folder
-from script_runs import ROOT, SCRIPTS, told
+from programs import ROOT, SCRIPTS
+from script_output import told
 
 HOSTS = ["--ps_hosts=a:1,b:2", "--worker_hosts=c:3,[::1]:65535"]
 BAD_FLAGS = [
@@ -51,19 +52,19 @@ BAD_FLAGS = [
 ]
 
 
-def refusal(starter, *flags):
+def refusal(train, *flags):
     """The one line that a run says before it ends."""
-    output = starter.start(*flags).end(2)
+    output = train(*flags).end(2)
     lines = output.strip().splitlines()
     assert told(output) == lines[-1:], output
     return lines[-1]
 
 
 @pytest.mark.parametrize("flags, pattern", BAD_FLAGS)
-def test_bad_flags(flags, pattern, starter, data_dir, tmp_path):
+def test_bad_flags(flags, pattern, train, data_dir, tmp_path):
     model_dir = tmp_path / "model"
     defaults = [f"--data_dir={data_dir}", f"--model_dir={model_dir}", "--batch_size=8"]
-    line = refusal(starter, *defaults, *flags)
+    line = refusal(train, *defaults, *flags)
     assert re.search(pattern, line), line
     assert os.listdir(str(tmp_path)) == []
 
@@ -82,41 +83,40 @@ def test_one_line_in_all(data_dir, tmp_path):
     assert os.listdir(str(tmp_path)) == []
 
 
-def test_help_names_every_flag(starter):
-    run = starter.start("--help")
-    run.wait_for("\0")
+def test_help_names_every_flag(train):
+    output = train("--help").end(1)
     for flag in (
         "data_dir updater decay alpha center_loss_weight embed_dims network batch_size train_steps "
         "learning_rate seed eval_every model_dir compare ps_hosts worker_hosts job_name task_index"
     ).split():
-        assert f"--{flag}:" in run.output or f"--[no]{flag}:" in run.output
+        assert f"--{flag}:" in output or f"--[no]{flag}:" in output
 
 
-def test_model_dir_that_is_a_file(starter, data_dir, tmp_path):
+def test_model_dir_that_is_a_file(train, data_dir, tmp_path):
     path = tmp_path / "file"
     path.write_text("mine")
     for wrong in (path, path / "below"):
-        line = refusal(starter, f"--data_dir={data_dir}", "--batch_size=8", f"--model_dir={wrong}")
+        line = refusal(train, f"--data_dir={data_dir}", "--batch_size=8", f"--model_dir={wrong}")
         assert f"flag --model_dir={wrong}: expected a folder" in line
     assert path.read_text() == "mine" and os.listdir(str(tmp_path)) == ["file"]
 
 
-def test_port_in_use(starter, tmp_path):
+def test_port_in_use(train, tmp_path):
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen(1)
         hosts = f"--ps_hosts=127.0.0.1:{taken.getsockname()[1]}"
-        line = refusal(starter, hosts, "--worker_hosts=c:3", "--job_name=ps")
+        line = refusal(train, hosts, "--worker_hosts=c:3", "--job_name=ps")
     assert "flag --ps_hosts: expected a port to listen on" in line
 
 
-def test_wrong_files(starter, tmp_path):
+def test_wrong_files(train, tmp_path):
     data_dir, model_dir = tmp_path / "data", tmp_path / "model"
     flags = [f"--data_dir={data_dir}", f"--model_dir={model_dir}", "--batch_size=8"]
-    assert "flag --data_dir=" in refusal(starter, *flags)
+    assert "flag --data_dir=" in refusal(train, *flags)
     data_dir.mkdir()
     write_folder(str(data_dir))
     images = data_dir / "train-images-idx3-ubyte"
     images.write_bytes(images.read_bytes()[:-1])
-    assert f"{images}: expected 2240 bytes" in refusal(starter, *flags)
+    assert f"{images}: expected 2240 bytes" in refusal(train, *flags)
     assert not model_dir.exists()

@@ -3,24 +3,26 @@
 import json
 import os
 import re
+import shutil
 import signal
 import time
 
 import numpy as np
 import pytest
 import tensorflow.compat.v1 as tf
-from script_runs import DEADLINE_SECS, told
+from programs import DEADLINE_SECS
+from script_output import told
 
 pytestmark = pytest.mark.slow
 
-BATCH_SIZE, TRAIN_STEPS = 8, 250
-UPDATERS = ("exponential", "cumulative", "wen", "none")
+# Checkpoints are at steps 0, 20 and 30.
+BATCH_SIZE, TRAIN_STEPS = 8, 30
 
 
 def flags(data_dir, model_dir, updater="exponential"):
     return [
         f"--data_dir={data_dir}", f"--model_dir={model_dir}", f"--updater={updater}",
-        f"--batch_size={BATCH_SIZE}", "--embed_dims=3", "--eval_every=50",
+        f"--batch_size={BATCH_SIZE}", "--embed_dims=3", "--eval_every=10",
         f"--train_steps={TRAIN_STEPS}",
     ]  # fmt: skip
 
@@ -39,14 +41,14 @@ def metrics(model_dir):
 
 
 @pytest.fixture(scope="module")
-def unbroken(starter, data_dir, tmp_path_factory):
+def unbroken(train, data_dir, tmp_path_factory):
     """The folder of an unbroken run of an updater."""
     folder, made = tmp_path_factory.mktemp("unbroken"), {}
 
     def run(updater):
         if updater not in made:
             made[updater] = folder / updater
-            starter.start(*flags(data_dir, made[updater], updater)).end()
+            train(*flags(data_dir, made[updater], updater)).end()
         return made[updater]
 
     return run
@@ -69,80 +71,79 @@ def check_same(model_dir, wanted_dir):
 
 @pytest.mark.parametrize(
     "updater, at, resumed_at",
-    [("exponential", 0, 0), ("cumulative", 199, 0), ("wen", 201, 200), ("none", 249, 200)],
+    [("exponential", 0, 0), ("cumulative", 19, 0), ("exponential", 21, 20), ("none", 29, 20)],
 )
-def test_killed_between_steps(updater, at, resumed_at, starter, data_dir, tmp_path, unbroken):
+def test_killed_between_steps(updater, at, resumed_at, train, data_dir, tmp_path, unbroken):
     model_dir = tmp_path / "model"
-    run = starter.start(*flags(data_dir, model_dir, updater), pause_at=at)
+    run = train(*flags(data_dir, model_dir, updater), pause_at=at)
+    run.wait_for("paused")
     run.kill()
-    output = starter.start(*flags(data_dir, model_dir, updater)).end()
+    output = train(*flags(data_dir, model_dir, updater)).end()
     assert f"{model_dir}: at step {resumed_at} of {TRAIN_STEPS}\n" in output
     check_same(model_dir, unbroken(updater))
 
 
-@pytest.mark.parametrize("name", ["settings.json", "model.ckpt-200.", "metrics"])
-def test_killed_while_writing(name, starter, data_dir, tmp_path, unbroken):
+@pytest.mark.parametrize("name", ["settings.json", "model.ckpt-20.", "metrics"])
+def test_killed_while_writing(name, train, data_dir, tmp_path, unbroken):
     model_dir = tmp_path / "model"
-    run = starter.start(*flags(data_dir, model_dir))
+    run = train(*flags(data_dir, model_dir))
     deadline = time.monotonic() + DEADLINE_SECS
     while not (model_dir.exists() and any(n.startswith(name) for n in os.listdir(str(model_dir)))):
         assert time.monotonic() < deadline
         time.sleep(0.001)  # Nothing tells when a file appears.
     run.send(signal.SIGKILL)
     run.end(-signal.SIGKILL, 0)  # It may have been done already.
-    starter.start(*flags(data_dir, model_dir)).end()
+    train(*flags(data_dir, model_dir)).end()
     check_same(model_dir, unbroken("exponential"))
 
 
-@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
-def test_asked_to_end(signum, starter, data_dir, tmp_path, unbroken):
+def test_asked_to_end(train, data_dir, tmp_path, unbroken):
     model_dir = tmp_path / "model"
-    run = starter.start(*flags(data_dir, model_dir), pause_at=120)
-    run.send(signum)
-    starter.proceed(run)
-    (line,) = told(run.end(128 + signum))
+    run = train(*flags(data_dir, model_dir), pause_at=12)
+    run.wait_for("paused")
+    run.send(signal.SIGTERM)
+    run.tell("hear")
+    (line,) = told(run.end(143))
     saved = newest(model_dir)
-    step = saved["global_step"]
-    # The step under way is made, and perhaps some more until the signal is heard.
-    assert 121 <= step < TRAIN_STEPS
+    assert saved["global_step"] == 13  # The step under way is made.
     assert line == (
-        f"train_mnist.py: interrupted, and saved {model_dir}/model.ckpt-{step} of {TRAIN_STEPS} "
+        f"train_mnist.py: interrupted, and saved {model_dir}/model.ckpt-13 of {TRAIN_STEPS} "
         "steps; the same command resumes there"
     )
-    assert saved["embed/ctrs_count"].sum() == step * BATCH_SIZE
-    output = starter.start(*flags(data_dir, model_dir)).end()
-    assert f"at step {step} of {TRAIN_STEPS}\n" in output
+    assert saved["embed/ctrs_count"].sum() == 13 * BATCH_SIZE
+    output = train(*flags(data_dir, model_dir)).end()
+    assert f"at step 13 of {TRAIN_STEPS}\n" in output
     check_same(model_dir, unbroken("exponential"))
 
 
-def test_asked_twice(starter, data_dir, tmp_path, unbroken):
+def test_asked_twice(train, data_dir, tmp_path):
     """The second signal does not wait for the step under way."""
     model_dir = tmp_path / "model"
-    run = starter.start(*flags(data_dir, model_dir), pause_at=230)
+    run = train(*flags(data_dir, model_dir), pause_at=23)
+    run.wait_for("paused")
     run.send(signal.SIGINT)
     run.send(signal.SIGTERM)
     (line,) = told(run.end(130, 143))
     assert line == "train_mnist.py: interrupted; the same command resumes"
-    output = starter.start(*flags(data_dir, model_dir)).end()
-    assert f"at step 200 of {TRAIN_STEPS}\n" in output
-    check_same(model_dir, unbroken("exponential"))
+    assert newest(model_dir)["global_step"] == 20
 
 
-def test_full_disk(starter, data_dir, tmp_path, unbroken):
+def test_full_disk(train, data_dir, tmp_path, unbroken):
     resource = pytest.importorskip("resource")
     if not hasattr(resource, "prlimit"):
         pytest.skip("cannot limit the file size of another process")
     model_dir = tmp_path / "model"
-    run = starter.start(*flags(data_dir, model_dir, "cumulative"), pause_at=220)
+    run = train(*flags(data_dir, model_dir, "cumulative"), pause_at=22)
+    run.wait_for("paused")
     # A file that grows beyond this is refused, as on a full disk. Checkpoints and events do.
     hard = resource.prlimit(run.pid, resource.RLIMIT_FSIZE)[1]
     resource.prlimit(run.pid, resource.RLIMIT_FSIZE, (100000, hard))
-    starter.proceed(run)
+    run.tell("go on")
     (line,) = told(run.end(2))
     assert f"flag --model_dir={model_dir}: " in line and "too large" in line
-    assert newest(model_dir)["global_step"] == 200
-    output = starter.start(*flags(data_dir, model_dir, "cumulative")).end()
-    assert f"at step 200 of {TRAIN_STEPS}\n" in output
+    assert newest(model_dir)["global_step"] == 20
+    output = train(*flags(data_dir, model_dir, "cumulative")).end()
+    assert f"at step 20 of {TRAIN_STEPS}\n" in output
     check_same(model_dir, unbroken("cumulative"))
 
 
@@ -163,6 +164,18 @@ def empty(path):
 INDEX, DATA = "index", "data-00000-of-00001"
 
 
+@pytest.fixture(scope="module")
+def stopped(train, data_dir, tmp_path_factory):
+    """The folder of a run that was asked to end at step 26."""
+    model_dir = tmp_path_factory.mktemp("stopped") / "model"
+    run = train(*flags(data_dir, model_dir), pause_at=25)
+    run.wait_for("paused")
+    run.send(signal.SIGINT)
+    run.tell("hear")
+    run.end(130)
+    return model_dir
+
+
 @pytest.mark.parametrize(
     "damage, part, state",
     [
@@ -171,35 +184,31 @@ INDEX, DATA = "index", "data-00000-of-00001"
         (empty, INDEX, b"\xff\xfe"),
     ],
 )
-def test_damaged_checkpoint(damage, part, state, starter, data_dir, tmp_path, unbroken):
+def test_damaged_checkpoint(damage, part, state, train, data_dir, tmp_path, stopped, unbroken):
     """The newest whole one counts, whatever the file `checkpoint` says."""
     model_dir = tmp_path / "model"
-    run = starter.start(*flags(data_dir, model_dir), pause_at=205)
-    run.send(signal.SIGINT)
-    starter.proceed(run)
-    run.end(130)
-    last = newest(model_dir)["global_step"]
-    damage(model_dir / f"model.ckpt-{last}.{part}")
+    shutil.copytree(str(stopped), str(model_dir))
+    damage(model_dir / f"model.ckpt-26.{part}")
     (model_dir / "checkpoint").unlink()
     if state is not None:
         (model_dir / "checkpoint").write_bytes(state)
-    output = starter.start(*flags(data_dir, model_dir)).end()
-    assert f"{model_dir}/model.ckpt-{last}: expected a whole checkpoint, found: " in output
-    assert f"at step 200 of {TRAIN_STEPS}\n" in output
+    output = train(*flags(data_dir, model_dir)).end()
+    assert f"{model_dir}/model.ckpt-26: expected a whole checkpoint, found: " in output
+    assert f"at step 20 of {TRAIN_STEPS}\n" in output
     check_same(model_dir, unbroken("exponential"))
 
 
-def test_no_checkpoint_that_is_whole(starter, data_dir, tmp_path):
+def test_no_checkpoint_that_is_whole(train, data_dir, tmp_path):
     model_dir = tmp_path / "model"
-    starter.start(*flags(data_dir, model_dir), "--train_steps=2").end()
+    train(*flags(data_dir, model_dir), "--train_steps=2").end()
     for path in model_dir.glob("*.index"):
         cut(path)
     before = {path: path.read_bytes() for path in model_dir.iterdir() if path.name != ".lock"}
-    (line,) = told(starter.start(*flags(data_dir, model_dir)).end(2))
+    (line,) = told(train(*flags(data_dir, model_dir)).end(2))
     assert "model.ckpt-0: expected a whole checkpoint" in line and "start anew" in line
     for path in model_dir.glob("model.ckpt-*"):
         path.unlink()
-    (line,) = told(starter.start(*flags(data_dir, model_dir)).end(2))
+    (line,) = told(train(*flags(data_dir, model_dir)).end(2))
     assert "expected the checkpoints of an earlier run, found none" in line
     for path, content in before.items():
         assert "ckpt-" in path.name or path.read_bytes() == content

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import tensorflow.compat.v1 as tf
 from mnist.config import locked
-from script_runs import NOTICES, told
+from script_output import NOTICES, told
 
 METRICS = {
     "dataset",
@@ -62,12 +62,12 @@ def values_of(model_dir):
 
 
 @pytest.fixture(scope="module")
-def runs(starter, data_dir, tmp_path_factory):
+def runs(train, data_dir, tmp_path_factory):
     """The folders of --compare."""
     model_dir = tmp_path_factory.mktemp("compare") / "model"
     flags = [f"--data_dir={data_dir}", "--batch_size=8", "--embed_dims=2", "--eval_every=5"]
     flags += ["--compare", "--train_steps=40", f"--model_dir={model_dir}"]
-    output = starter.start(*flags).end()
+    output = train(*flags).end()
     return str(model_dir), flags, output
 
 
@@ -93,12 +93,12 @@ def test_compare(runs):
         assert all((one.get_tensor(name) == initial[0].get_tensor(name)).all() for one in initial)
 
 
-def test_compare_again_trains_only_what_is_missing(runs, starter):
+def test_compare_again_trains_only_what_is_missing(runs, train):
     model_dir, flags, _ = runs
     first = load(model_dir, "comparison.json")
     for name in os.listdir(os.path.join(model_dir, "wen")):
         os.remove(os.path.join(model_dir, "wen", name))
-    output = starter.start(*flags).end()
+    output = train(*flags).end()
     assert re.findall(r"/(\w+): at step (\d+) of 40\n", output) == [
         ("none", "40"), ("exponential", "40"), ("cumulative", "40"), ("wen", "0"),
     ]  # fmt: skip
@@ -199,15 +199,15 @@ def test_tensorboard_serves_the_projector(runs):
     assert sorted(brightness, reverse=True) == brightness
 
 
-def test_resume_and_refuse(starter, small, tmp_path):
+def test_resume_and_refuse(train, small, tmp_path):
     model_dir = tmp_path / "model"
     flags = [*small, f"--model_dir={model_dir}"]
-    output = starter.start(*flags, "--train_steps=6").end()
+    output = train(*flags, "--train_steps=6").end()
     assert f"{model_dir}: at step 0 of 6\n" in output and "step 6: test_accuracy" in output
     assert not re.search("warning|deprecated", NOTICES.sub("", output), re.IGNORECASE), output
     assert set(PROJECTOR) <= set(os.listdir(str(model_dir)))
     # Another number of steps is no other run.
-    output = starter.start(*flags, "--train_steps=10").end()
+    output = train(*flags, "--train_steps=10").end()
     assert f"{model_dir}: at step 6 of 10\n" in output
     assert load(str(model_dir), "metrics.json")["train_steps"] == 10
     assert counts(str(model_dir)).sum() == 10 * 8
@@ -221,35 +221,35 @@ def test_resume_and_refuse(starter, small, tmp_path):
         ("--decay=0.9", "--decay=0.95"),
         ("--data_dir=", "other data than --data_dir"),
     ):
-        (line,) = told(starter.start(*flags, "--train_steps=12", other).end(2))
+        (line,) = told(train(*flags, "--train_steps=12", other).end(2))
         assert f"--model_dir={model_dir}: holds a run" in line and held in line, line
         assert other.rstrip("=") in line
     with locked(str(model_dir)):
-        (line,) = told(starter.start(*flags, "--train_steps=12").end(2))
+        (line,) = told(train(*flags, "--train_steps=12").end(2))
     assert "no other process trains in" in line
     assert contents(model_dir) == before
 
 
-def test_settings_that_are_damaged_or_gone(starter, small, tmp_path):
+def test_settings_that_are_damaged_or_gone(train, small, tmp_path):
     model_dir = tmp_path / "model"
     flags = [*small, f"--model_dir={model_dir}", "--train_steps=2"]
-    starter.start(*flags).end()
+    train(*flags).end()
     settings = model_dir / "settings.json"
     good = settings.read_bytes()
     for damaged in (b"", b"{", b"[1]", b"\xff"):
         settings.write_bytes(damaged)
-        (line,) = told(starter.start(*flags).end(2))
+        (line,) = told(train(*flags).end(2))
         assert f"{settings}: expected the settings of the run" in line
     settings.unlink()
-    starter.start(*flags).end()
+    train(*flags).end()
     assert settings.read_bytes() == good
 
 
-def test_divergence(starter, small, tmp_path):
+def test_divergence(train, small, tmp_path):
     flags = ["--updater=none", "--learning_rate=10", "--train_steps=5000", "--embed_dims=1"]
     for updater in ("none", "exponential"):
         model_dir = tmp_path / updater
-        output = starter.start(
+        output = train(
             *small, *flags, "--center_loss_weight=1e6", f"--updater={updater}",
             "--network=lenet_pp", f"--model_dir={model_dir}",
         ).end(2)  # fmt: skip

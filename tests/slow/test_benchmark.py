@@ -2,28 +2,17 @@
 
 import json
 import os
-import subprocess
-import sys
 
-ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+from programs import SCRIPTS
 
-
-def run_script(*arguments, script="benchmark.py"):
-    environment = dict(os.environ, PYTHONPATH=ROOT, TF_CPP_MIN_LOG_LEVEL="3")
-    script = os.path.join(ROOT, "scripts", script)
-    result = subprocess.run(
-        [sys.executable, script] + list(arguments), capture_output=True, env=environment
-    )
-    return result.returncode, result.stdout.decode(), result.stderr.decode()
+SCRIPT = os.path.join(SCRIPTS, "benchmark.py")
 
 
-def test_figures_and_their_table(tmp_path):
+def test_figures_and_their_table(start, tmp_path):
     path = str(tmp_path / "figures.json")
     for how in ("--feed", "--nofeed"):
-        code, output, errors = run_script(
-            "--sizes=5/2/8,10000/16/2048", "--runs=5", how, f"--json={path}"
-        )
-        assert code == 0, errors
+        sizes = "--sizes=5/2/8,10000/16/2048"
+        output = start(SCRIPT, sizes, "--runs=5", how, f"--json={path}").end()
         with open(path, encoding="utf-8") as file:
             figures = json.load(file)
         assert {timing["size"] for timing in figures["timings"]} == {"5/2/8", "10000/16/2048"}
@@ -31,8 +20,7 @@ def test_figures_and_their_table(tmp_path):
             assert timing["contender"] in output and timing["median_us"] > 0
             if timing["contender"] == "recipe":
                 assert timing["ratio"] == 1.0
-    code, output, errors = run_script(f"--table={path},{path}")
-    assert code == 0, errors
+    output = start(SCRIPT, f"--table={path},{path}").end()
     assert [line.split("|")[1].strip() for line in output.splitlines() if "|" in line] == [
         "C / D / B",
         "---",
@@ -42,7 +30,7 @@ def test_figures_and_their_table(tmp_path):
     ]
 
 
-def test_bad_input(tmp_path):
+def test_bad_input(start, tmp_path):
     for bad, named in (
         ("--sizes=5/0/2", "--sizes"),
         ("--sizes=5/2", "--sizes"),
@@ -50,6 +38,6 @@ def test_bad_input(tmp_path):
         (f"--table={tmp_path}/none.json", "none.json"),
         ("stray", "stray"),
     ):
-        code, output, errors = run_script("--runs=5", bad)
-        assert code == 2 and not output
-        assert named in errors.strip().splitlines()[-1] and "Traceback" not in errors
+        run = start(SCRIPT, "--runs=5", bad, apart=True)
+        assert run.end(2) == ""
+        assert named in run.errors.strip().splitlines()[-1]

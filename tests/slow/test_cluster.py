@@ -2,13 +2,8 @@
 
 import contextlib
 import json
-import os
 import pathlib
-import queue
 import socket
-import subprocess
-import sys
-import tempfile
 import threading
 
 import numpy as np
@@ -16,9 +11,7 @@ import pytest
 from cluster_program import CLASSES, DIMS, ROWS, SHARDS, STEPS, make_batch
 from helpers import free_ports
 
-HERE = pathlib.Path(__file__).resolve().parent
-PATH = os.pathsep.join([str(HERE.parent.parent), str(HERE.parent)])
-TIMEOUT = 240  # seconds for one thing to happen; nothing takes that long unless it hangs
+PROGRAM = pathlib.Path(__file__).resolve().parent / "cluster_program.py"
 
 
 class Proxy:
@@ -64,74 +57,17 @@ class Proxy:
             one.close()
 
 
-class Process:
-    """A process of the cluster, with the lines it has said."""
-
-    def __init__(self, options):
-        environment = dict(os.environ, PYTHONPATH=PATH)
-        self._errors = tempfile.TemporaryFile()
-        self._process = subprocess.Popen(
-            [sys.executable, str(HERE / "cluster_program.py"), json.dumps(options)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=self._errors,
-            env=environment,
-        )
-        self.said = []
-        self._lines = queue.Queue()
-        threading.Thread(target=self._read, daemon=True).start()
-
-    def _read(self):
-        for line in self._process.stdout:
-            self._lines.put(line.decode().strip())
-        self._lines.put(None)
-
-    def wait_for(self, words):
-        while words not in self.said:
-            line = self._lines.get(timeout=TIMEOUT)
-            assert line is not None, f"ended before it said {words!r}: {self._last_words()}"
-            self.said.append(line)
-
-    def _last_words(self):
-        self._errors.seek(0)
-        return self.said[-3:], self._process.wait(), self._errors.read().decode()[-2000:]
-
-    def tell(self):
-        self._process.stdin.write(b"go on\n")
-        self._process.stdin.flush()
-
-    def wait(self):
-        assert self._process.wait(timeout=TIMEOUT) == 0
-
-    def kill(self):
-        """Ends it as a machine that fails does; what it said until then is kept."""
-        self._process.kill()
-        self._process.wait()
-        while True:
-            line = self._lines.get(timeout=TIMEOUT)
-            if line is None:
-                return
-            self.said.append(line)
-
-    def close(self):
-        if self._process.poll() is None:
-            self._process.kill()
-            self._process.wait()
-        self._process.stdin.close()
-        self._process.stdout.close()
-        self._errors.close()
-
-
 class Cluster:
     """Two parameter servers, two workers and a reader, which reach each other through proxies."""
 
-    def __init__(self, use_resource, tmp_path):
+    def __init__(self, start, use_resource, tmp_path):
+        self._start_program = start
         self._path = str(tmp_path / "state.npz")
         self._use_resource = use_resource
         self._tasks = [("ps", 0), ("ps", 1), ("worker", 0), ("worker", 1), ("worker", 2)]
         self._ports = dict(zip(self._tasks, free_ports(len(self._tasks))))
         self._proxies = {task: Proxy(port) for task, port in self._ports.items()}
-        self._processes = []
+        self._runs = []
         try:
             self.servers = [self._start("ps", 0), self._start("ps", 1)]
             # A proxy takes calls also while its server is not up, and hangs up on them.
@@ -151,28 +87,29 @@ class Cluster:
             port = self._ports[other] if other == (job, task) else self._proxies[other].port
             hosts[other[0]].append(f"127.0.0.1:{port}")
         options = dict(job=job, task=task, cluster=hosts, use_resource=self._use_resource, **more)
-        self._processes.append(Process(options))
-        return self._processes[-1]
+        run = self._start_program(PROGRAM, json.dumps(options), apart=True, listens=True)
+        self._runs.append(run)
+        return run
 
     @property
     def bytes(self):
         return sum(proxy.bytes for proxy in self._proxies.values())
 
     def read_state(self):
-        self._start("worker", 2, save=self._path).wait()
+        self._start("worker", 2, save=self._path).end()
         with np.load(self._path) as state:
             return state["ctrs"], state["counts"]
 
     def close(self):
-        for process in self._processes:
-            process.close()
+        for run in self._runs:
+            run.kill()
         for proxy in self._proxies.values():
             proxy.close()
 
 
 @pytest.fixture
-def cluster(use_resource, tmp_path):
-    found = Cluster(use_resource, tmp_path)
+def cluster(start, use_resource, tmp_path):
+    found = Cluster(start, use_resource, tmp_path)
     yield found
     found.close()
 
@@ -186,16 +123,22 @@ def means_of(batches):
     return total / np.maximum(counts, 1)[:, None], counts
 
 
+def steps_of(worker):
+    """How many batches a worker has said to be applied."""
+    return worker.output.count("applied")
+
+
 def test_no_row_is_lost_and_none_travels_twice(cluster):
     for worker in cluster.workers:  # One step each, which also sets the connections up.
-        worker.tell()
+        worker.tell("go on")
     for worker in cluster.workers:
-        worker.wait_for("applied 0")
-    before, said = cluster.bytes, [len(worker.said) for worker in cluster.workers]
+        worker.wait_for("applied 0\n")
+    begun = sum(map(steps_of, cluster.workers))
+    before = cluster.bytes
     for worker in cluster.workers:
         worker.wait_for("done")
     sent = cluster.bytes - before
-    steps = sum(len(w.said) - n - 1 for w, n in zip(cluster.workers, said))
+    steps = sum(map(steps_of, cluster.workers)) - begun
     # One row up and one down. Steps may have begun before the count did, but not the other way.
     touched = 2 * ROWS * DIMS * 4
     assert sent < 1.3 * touched * (steps + len(cluster.workers))
@@ -208,12 +151,12 @@ def test_no_row_is_lost_and_none_travels_twice(cluster):
 def test_a_killed_worker_leaves_the_other_running(cluster):
     survivor, victim = cluster.workers
     for worker in cluster.workers:
-        worker.tell()
-    victim.wait_for("applied 5")
+        worker.tell("go on")
+    victim.wait_for("applied 5\n")
     victim.kill()
     survivor.wait_for("done")
     ctrs, counts = cluster.read_state()
-    steps = sum(line.startswith("applied") for line in victim.said)
+    steps = steps_of(victim)
     reported = [make_batch(0, step) for step in range(STEPS)]
     reported += [make_batch(1, step) for step in range(steps)]
     # The batch in flight may have reached each of the parameter servers, or not.

@@ -1,0 +1,45 @@
+"""The training script, saving ten times as often, and pausing at a step.
+
+  train_program.py STEP [--flag=value ...]
+
+Before the batch of the step, or of none if that is `None`, it says so and waits for a line on its
+standard input. After the line "hear" it also waits until a signal has asked training to stop.
+"""
+
+import os
+import runpy
+import sys
+import time
+
+HERE = os.path.dirname(os.path.abspath(__file__))
+sys.path[0] = os.path.join(os.path.dirname(os.path.dirname(HERE)), "scripts")
+sys.argv[0] = os.path.join(sys.path[0], "train_mnist.py")
+pause_at = sys.argv.pop(1)
+
+from mnist import data, interrupts, training  # noqa: E402
+
+training.SAVE_EVERY = 20
+
+
+class Interrupts(interrupts.Interrupts):
+    """The same, known here."""
+
+    def __init__(self):
+        super().__init__()
+        Batches.interrupts = self
+
+
+class Batches(data.Batches):
+    """The same, but for the pause."""
+
+    def at(self, step):
+        if str(step) == pause_at:
+            print(f"paused at {step}", flush=True)
+            if sys.stdin.readline() == "hear\n":
+                while self.interrupts.signum is None:
+                    time.sleep(0.001)  # A thread of its own hears the signal.
+        return super().at(step)
+
+
+interrupts.Interrupts, training.Batches = Interrupts, Batches
+runpy.run_path(sys.argv[0], run_name="__main__")
