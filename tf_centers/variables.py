@@ -2,6 +2,7 @@
 
 import contextlib
 import re
+import weakref
 from typing import Any, Dict, List, Union
 
 import numpy as np
@@ -26,6 +27,8 @@ from tf_centers.centers import (
 CentersLike = Union[str, EmbedCenters, Variable]
 
 _NONE_SEEN = np.zeros([], np.int64)
+# For each graph, the tables without counts whose counts a call would have used, and that call.
+_uncounted: Any = weakref.WeakKeyDictionary()
 
 
 @as_written
@@ -119,6 +122,13 @@ def find_table(
             )
         counts = _make_counts(caller, table)
     return as_table(caller, given.ctrs, counts)
+
+
+def note_counts(caller: str, table: Table) -> None:
+    """Remembers a call that uses counts where there are some, to warn where they are made later."""
+    if not table.has_counts and not outside_graphs():
+        with tf.init_scope():
+            _uncounted.setdefault(tf.get_default_graph(), {})[table.name] = caller
 
 
 def _as_float_dtype(caller: str, dtype: Any) -> tf.DType:
@@ -220,6 +230,13 @@ def _make_counts(caller: str, table: Table, initial: np.ndarray = _NONE_SEEN) ->
                     f"{caller}: the count of {table.name} would be {full_name}, but an op that is "
                     "no variable of this graph has that name; pass EmbedCenters(ctrs, counts)"
                 )
+        earlier = _uncounted.get(graph, {}).pop(table.name, None)
+        if earlier is not None:
+            tf.logging.warning(
+                f"{caller}: made counts of {table.name}, which {earlier}, built before, does not "
+                "use; build it after the first call that counts rows, or make the centers with "
+                "create_embed_centers"
+            )
         how: Dict[str, Any] = {"trainable": False, "use_resource": not is_ref(ctrs[0])}
         if table.partitioned:
             # Split evenly, as tf.get_variable has split the centers.

@@ -11,7 +11,7 @@ from tf_centers.access import on_machine_of, write_first_rows
 from tf_centers.arguments import as_written
 from tf_centers.centers import Table, counts_name
 from tf_centers.checks import on_host
-from tf_centers.variables import CentersLike, find_table
+from tf_centers.variables import CentersLike, find_table, note_counts
 
 # Tensors of a checkpoint that a message lists.
 _LISTED = 20
@@ -75,6 +75,7 @@ def warm_start_embed_centers(
     caller = "warm_start_embed_centers"
     with tf.name_scope(name, caller):
         table = find_table(caller, centers, needs_counts=counts is not None)
+        note_counts(caller, table)
         saved = _Saved(caller, checkpoint)
         ctrs_name = table.name if ctrs_name is None else ctrs_name
         num_classes, ctrs_dtype = saved.check_ctrs(ctrs_name, table)

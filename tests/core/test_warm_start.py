@@ -293,3 +293,15 @@ def test_without_a_graph(where, tmp_path):
     (warm_start if where == "eager" else tensorflow.function(warm_start))()
     np.testing.assert_array_equal(ctrs, np.concatenate([ROWS, np.ones([C - OLD, D])]))
     assert counts.numpy().tolist() == [3] * OLD + [0] * (C - OLD)
+
+
+def test_counts_made_later_are_warned_of(use_resource, tmp_path, monkeypatch):
+    path = save(tmp_path, FULL)
+    ctrs = make_ctrs(use_resource)
+    told = []
+    monkeypatch.setattr(tf.logging, "warning", told.append)
+    tf_centers.warm_start_embed_centers(path, ctrs)
+    for _ in range(2):
+        tf_centers.update_embed_centers([[1.0] * D], [1], MEAN, ctrs)
+    (warning,) = [text for text in told if "counts" in text]
+    assert "counts of embed/ctrs" in warning and "warm_start_embed_centers, built before" in warning
