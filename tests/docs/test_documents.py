@@ -38,6 +38,7 @@ def test_block(block, start, tmp_path):
         ("```python\nraise SystemExit(3)\n```\n", "line 1: "),
         ("```python\nprint(1)\n```\n\n```text\n2\n```\n", "expected '2\\n', found '1\\n'"),
         ("```python\nimport tf_centres\n```\n", "ModuleNotFoundError"),
+        ("```python\ninput()\n```\n", "EOFError"),
         ("text\n```sh\nrm -rf .venv\n```\n", "line 2: a command that nothing runs"),
         ("<!-- command: tes -->\n```sh\ntrue\n```\n", "a command that nothing runs"),
         ("```\nx = 1\n```\n", "a block of no language"),
