@@ -21,6 +21,8 @@ LAYERS = [f"keras.{name}" for name in tf_centers.keras.__all__]
 _BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$(?:\n+```text\n(.*?)^```$)?", re.MULTILINE | re.DOTALL)
 _FENCED = re.compile(r"^```.*?^```$", re.MULTILINE | re.DOTALL)
 
+_END_OF_BLOCK = 'import tensorflow as _tf; _tf.compat.v1.reset_default_graph(); print("\\0")'
+
 
 class Block(NamedTuple):
     """A fenced block of a document.
@@ -46,26 +48,43 @@ def find_blocks(text):
         yield Block(before.count("\n") + 1, before, *match.groups())
 
 
-def faults_of_block(block, runner, start, folder):
-    """What is wrong with a block.
+def find_programs(text):
+    """The blocks of a document that belong together: one that imports something starts anew."""
+    programs = []
+    for block in find_blocks(text):
+        if block.language != "python" or not programs or re.match("import|from", block.code):
+            programs.append([])
+        programs[-1].append(block)
+    return programs
 
-    Python is started from a file in the folder; a command of the shell has to be one that `runner`
-    takes from the document.
+
+def faults_of_program(blocks, runner, start, folder):
+    """What is wrong with blocks that belong together.
+
+    Python runs as one program, from a file in the folder, with a fresh graph for each block. A
+    command of the shell has to be one that `runner` takes from the document.
     """
-    if block.language == "sh":
-        name = re.search(r"<!-- command: (\w+) -->$", block.before.rstrip())
+    first = blocks[0]
+    if first.language == "sh":
+        name = re.search(r"<!-- command: (\w+) -->$", first.before.rstrip())
         taken = name and re.search(rf"^readme_command {name.group(1)}$", runner, re.MULTILINE)
-        return [] if taken else [f"line {block.line}: a command that nothing runs"]
-    if block.language != "python":
-        return [f"line {block.line}: a block of {block.language or 'no language'}"]
-    program = folder / "block.py"
-    program.write_text(block.code, encoding="utf-8")
+        return [] if taken else [f"line {first.line}: a command that nothing runs"]
+    if first.language != "python":
+        return [f"line {first.line}: a block of {first.language or 'no language'}"]
+    lines = []
+    for block in blocks:  # In its own lines, so that a traceback names those of the document.
+        lines += [""] * (block.line - len(lines)) + block.code.splitlines() + [_END_OF_BLOCK]
+    program = folder / "program.py"
+    program.write_text("\n".join(lines), encoding="utf-8")
     run = start(program, apart=True)
-    if run.wait() != 0:
-        return [f"line {block.line}: {run.errors}"]
-    if block.expected not in (None, run.output):
-        return [f"line {block.line}: expected {block.expected!r}, found {run.output!r}"]
-    return []
+    code = run.wait()
+    if code != 0:
+        return [f"exit code {code}: {run.errors}"]
+    return [
+        f"line {block.line}: expected {block.expected!r}, found {printed!r}"
+        for block, printed in zip(blocks, run.output.split("\0\n"))
+        if block.expected not in (None, printed)
+    ]
 
 
 def faults_of_links(document, text):

@@ -56,6 +56,7 @@ def warm_start_embed_centers(
       tf.errors.OpError: at run time, for a checkpoint that cannot be read.
 
     Example:
+      >>> import os, tempfile
       >>> old = tf.get_variable("centers", initializer=[[1.0, 2.0], [3.0, 4.0]])
       >>> sess = tf.Session()
       >>> sess.run(old.initializer)

@@ -19,24 +19,29 @@ RUNNER = (ROOT / ".ci" / "run").read_text(encoding="utf-8")
 STATELESS = ("EmbedCenters", "NearestCenters", "create_embed_centers")
 
 
-def _blocks():
+def _programs():
     for document in DOCUMENTS:
         if document == MIGRATING:
             continue
-        for block in documents.find_blocks(document.read_text(encoding="utf-8")):
-            yield pytest.param(block, id=f"{document.name}:{block.line}")
+        for blocks in documents.find_programs(document.read_text(encoding="utf-8")):
+            yield pytest.param(blocks, id=f"{document.name}:{blocks[0].line}")
 
 
-@pytest.mark.parametrize("block", list(_blocks()))
-def test_block(block, start, tmp_path):
-    assert documents.faults_of_block(block, RUNNER, start, tmp_path) == []
+@pytest.mark.parametrize("blocks", list(_programs()))
+def test_blocks(blocks, start, tmp_path):
+    assert documents.faults_of_program(blocks, RUNNER, start, tmp_path) == []
 
 
 @pytest.mark.parametrize(
     "bad, fault",
     [
-        ("```python\nraise SystemExit(3)\n```\n", "line 1: "),
+        ("x\n```python\nraise SystemExit(3)\n```\n", "exit code 3"),
+        ("x\n```python\nraise ValueError(3)\n```\n", 'program.py", line 3'),
         ("```python\nprint(1)\n```\n\n```text\n2\n```\n", "expected '2\\n', found '1\\n'"),
+        (
+            "```python\nx = 1\n```\n```python\nprint(x)\n```\n```text\n2\n```\n",
+            "line 4: expected '2\\n', found '1\\n'",
+        ),
         ("```python\nimport tf_centres\n```\n", "ModuleNotFoundError"),
         ("```python\ninput()\n```\n", "EOFError"),
         ("text\n```sh\nrm -rf .venv\n```\n", "line 2: a command that nothing runs"),
@@ -44,13 +49,15 @@ def test_block(block, start, tmp_path):
         ("```\nx = 1\n```\n", "a block of no language"),
     ],
 )
-def test_bad_block_is_refused(bad, fault, start, tmp_path):
-    (block,) = documents.find_blocks(bad)
-    assert fault in documents.faults_of_block(block, RUNNER, start, tmp_path)[0]
+def test_bad_blocks_are_refused(bad, fault, start, tmp_path):
+    (blocks,) = documents.find_programs(bad)
+    assert fault in documents.faults_of_program(blocks, RUNNER, start, tmp_path)[0]
 
 
-def test_blocks_are_found():
-    assert len(list(_blocks())) >= 4
+def test_programs_begin_with_imports():
+    text = "```python\nimport a\n```\n```python\nx = 1\n```\n```python\nfrom a import b\n```\n"
+    assert [len(blocks) for blocks in documents.find_programs(text)] == [2, 1]
+    assert len(list(_programs())) >= 4
 
 
 def test_first_example_is_short():
