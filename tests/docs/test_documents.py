@@ -43,6 +43,7 @@ def test_blocks(blocks, start, tmp_path):
             "line 4: expected '2\\n', found '1\\n'",
         ),
         ("```python\nimport tf_centres\n```\n", "ModuleNotFoundError"),
+        ("```python\ninput()\n```\n", "EOFError"),
         ("text\n```sh\nrm -rf .venv\n```\n", "line 2: a command that nothing runs"),
         ("<!-- command: tes -->\n```sh\ntrue\n```\n", "a command that nothing runs"),
         ("```\nx = 1\n```\n", "a block of no language"),
