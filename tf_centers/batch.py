@@ -4,7 +4,7 @@ from typing import Any, NamedTuple, Optional
 
 import tensorflow.compat.v1 as tf
 
-from tf_centers import arguments
+from tf_centers import arguments, replicas
 from tf_centers.centers import Table
 from tf_centers.checks import Checks, batch_rows, in_range
 from tf_centers.sharding import classes_at_run_time, stitch
@@ -14,14 +14,16 @@ class Batch(NamedTuple):
     """A checked batch, in the dtype of the centers.
 
     Attributes:
-      embeds: `[R, D]`, the unmasked rows.
+      embeds: `[R, D]`, the unmasked rows; for an update, those of all replicas.
       labels: `[R]`, theirs.
-      all_embeds: `[B, D]`, all rows.
-      places: int64 `[R]`, where among them the unmasked ones are; None without a mask.
+      own: int64, where among them the rows of this replica are; None where all are.
+      all_embeds: `[B, D]`, all rows of this replica.
+      places: int64, where among them the unmasked ones are; None without a mask.
     """
 
     embeds: tf.Tensor
     labels: tf.Tensor
+    own: Optional[tf.Tensor]
     all_embeds: tf.Tensor
     places: Optional[tf.Tensor]
 
@@ -34,7 +36,7 @@ def check_batch(
     mask: Any,
     updates: bool = True,
 ) -> Batch:
-    """Converts and checks the arguments of a batch, and drops its masked rows.
+    """Converts and checks the arguments of a batch, drops its masked rows, and joins replicas.
 
     `updates` says whether the batch is to be written; the labels of a plain lookup are checked
     against the static shape alone, so that its graph can be frozen.
@@ -44,21 +46,29 @@ def check_batch(
     labels, given_dtype = arguments.as_labels(checks.caller, "label_batch", label_batch)
     if mask is not None:
         mask = arguments.as_mask(checks.caller, "mask", mask)
+    joins = updates and _joins_replicas(checks, table)
+    checks.on_every_replica = joins
     embeds, labels, mask = batch_rows(checks, embeds, labels, mask, num_dims)
+    checks.on_every_replica = False  # From here on all replicas check the same.
     embeds = all_embeds = tf.cast(embeds, table.dtype)
     places = None
     if mask is not None:
         places = tf.reshape(tf.where(mask), [-1])
         embeds, labels = tf.gather(embeds, places), tf.gather(labels, places)
+    own = None
+    if joins:
+        embeds, labels, own = replicas.join(embeds, labels)
     present = None
     if updates and len(table.shards) == 1:
         present = classes_at_run_time(table.shards[0], labels.dtype)
     labels = in_range(checks, labels, num_classes, given_dtype, present)
-    return Batch(embeds, labels, all_embeds, places)
+    return Batch(embeds, labels, own, all_embeds, places)
 
 
 def complete(batch: Batch, rows: tf.Tensor) -> tf.Tensor:
-    """The `rows [R, D]` of the unmasked among the masked rows' own embeddings: `[B, D]`."""
+    """The `rows [R, D]` that are of this replica, among the embeddings of masked rows: `[B, D]`."""
+    if batch.own is not None:
+        rows = tf.gather(rows, batch.own)
     if batch.places is not None:
         size = tf.shape(batch.all_embeds)[0]
         places = [tf.range(size), tf.cast(batch.places, tf.int32)]
@@ -66,3 +76,14 @@ def complete(batch: Batch, rows: tf.Tensor) -> tf.Tensor:
     if not tf.executing_eagerly():
         rows.set_shape(batch.all_embeds.shape)
     return rows
+
+
+def _joins_replicas(checks: Checks, table: Table) -> bool:
+    here = replicas.count_here()
+    if here != table.replicas:
+        raise ValueError(
+            f"{checks.caller}: {table.name} has copies for {table.replicas} replicas, and this "
+            f"update runs on {here}; make it with create_embed_centers in the scope of a "
+            "distribution strategy, and update it in what strategy.run calls"
+        )
+    return here > 1

@@ -5,6 +5,7 @@ from typing import Any, List, NamedTuple, Optional, Tuple
 import tensorflow.compat.v1 as tf
 from tensorflow import Variable  # compat.v1's Variable leaves out TF2's resource variables
 
+from tf_centers import replicas
 from tf_centers.access import outside_graphs
 
 FLOAT_DTYPES = (tf.float16, tf.bfloat16, tf.float32, tf.float64)
@@ -31,6 +32,8 @@ class Table(NamedTuple):
       shape: `[C, D]` of all of them together.
       dtype: of the centers.
       partitioned: whether it is a `PartitionedVariable`, be it of one shard.
+      replicas: how many replicas of a distribution strategy have a copy; `shards` are those of
+        this replica.
     """
 
     name: str
@@ -38,6 +41,7 @@ class Table(NamedTuple):
     shape: List[int]
     dtype: tf.DType
     partitioned: bool
+    replicas: int
 
     @property
     def starts(self) -> List[int]:
@@ -83,15 +87,22 @@ def as_table(caller: str, ctrs: Any, counts: Any = None) -> Table:
 
     Raises:
       TypeError: something that is no variable, or of another dtype.
-      ValueError: another shape, shards by columns, or copies on several replicas.
+      ValueError: another shape, shards by columns; copies on several replicas before TensorFlow
+        2.4; counts without as many copies.
     """
-    _refuse_copies(caller, ctrs)
     shards = _as_shards(ctrs)
     if shards is None:
         raise TypeError(
             f"{caller}: centers must be a scope name, an EmbedCenters or a variable, got {ctrs!r}"
         )
     name, shape = _name_and_shape(ctrs)
+    copied = _count_copies(ctrs)
+    check_replicas(caller, copied)
+    if counts is not None and _count_copies(counts) != copied:
+        raise ValueError(
+            f"{caller}: counts must be copied to replicas as centers are, to {copied}, got "
+            f"{counts.name} on {_count_copies(counts)}; make both in the scope of one strategy"
+        )
     dtype = shards[0].dtype.base_dtype
     if dtype not in FLOAT_DTYPES:
         raise TypeError(f"{caller}: centers must have a floating dtype, got {dtype.name} in {name}")
@@ -112,6 +123,7 @@ def as_table(caller: str, ctrs: Any, counts: Any = None) -> Table:
         shape=shape.as_list(),
         dtype=dtype,
         partitioned=not isinstance(ctrs, Variable),
+        replicas=copied,
     )
 
 
@@ -135,15 +147,15 @@ def _check_counts(caller: str, counts: Any, shards: List[Any]) -> List[Any]:
 
 
 def _as_shards(variable: Any) -> Optional[List[Any]]:
-    """The variables that a variable, or one that is partitioned, consists of; None for others."""
+    """The variables here that one, whole or partitioned, consists of; None for anything else."""
     if isinstance(variable, Variable):
-        return [variable]
+        return [replicas.own_copy(variable)]
     # What tf.get_variable returns under a partitioner, a class without a public name.
     partitioned = hasattr(variable, "as_tensor") and hasattr(variable, "__iter__")
     if partitioned or isinstance(variable, tuple):
         shards = list(variable)
         if shards and all(isinstance(shard, Variable) for shard in shards):
-            return shards
+            return [replicas.own_copy(shard) for shard in shards]
     return None
 
 
@@ -176,23 +188,16 @@ def _put_together(name: str, shards: List[Any]) -> Any:
             return tuple(shards)
 
 
-def refuse_replicas(caller: str) -> None:
-    """Refuses to make centers where a distribution strategy would copy them to its replicas."""
-    replicas = tf.distribute.get_strategy().num_replicas_in_sync
-    if replicas > 1:
-        _refuse(caller, replicas, "of those this strategy makes")
+def check_replicas(caller: str, count: int) -> None:
+    """Refuses copies on several replicas where TensorFlow cannot gather their batches."""
+    if count > 1 and not replicas.SUPPORTED:
+        raise ValueError(
+            f"{caller}: centers must be one variable before TensorFlow 2.4, got one with {count} "
+            "copies for the replicas of a distribution strategy; use one replica, or towers in one "
+            "graph or parameter servers (tf.train.replica_device_setter) with use_locking=True"
+        )
 
 
-def _refuse_copies(caller: str, variable: Any) -> None:
-    """Refuses a variable that a distribution strategy keeps a copy of on each of its replicas."""
-    copies = getattr(variable, "values", None)
-    if isinstance(copies, (tuple, list)) and len(copies) > 1:
-        _refuse(caller, len(copies), f"{variable.name} of a distribution strategy")
-
-
-def _refuse(caller: str, copies: int, which: str) -> None:
-    raise ValueError(
-        f"{caller}: centers must be one variable, got one with {copies} copies, {which}; an update "
-        "would move one copy alone. Make the variable outside the scope of the strategy, or use "
-        "parameter servers (tf.train.replica_device_setter) with use_locking=True"
-    )
+def _count_copies(variable: Any) -> int:
+    whole = isinstance(variable, Variable)
+    return replicas.count_of(variable if whole else next(iter(variable)))

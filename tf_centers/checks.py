@@ -10,6 +10,8 @@ from typing import Any, Callable, List, Optional, Tuple
 
 import tensorflow.compat.v1 as tf
 
+from tf_centers import replicas
+
 Named = Tuple[str, tf.Tensor]
 
 
@@ -21,6 +23,9 @@ class Checks:
         self.caller = caller
         self.ops: List[Any] = []
         self.validate = validate
+        # Whether what is checked next may differ among replicas, all of which are to fail then:
+        # where one fails alone, the others wait for its rows.
+        self.on_every_replica = False
         self._conditions: List[tf.Tensor] = []
 
     def require(self, condition: Callable[[], tf.Tensor], expected: str, *found: Any) -> None:
@@ -36,6 +41,10 @@ class Checks:
             with on_host():
                 data = [tf.constant(part) if isinstance(part, str) else part for part in parts]
             holds = condition()
+            if self.on_every_replica:
+                passed = tf.equal(replicas.gather_scalars(holds), 1)
+                data += ["here; it has to hold on each replica, and does so by their ids:", passed]
+                holds = tf.reduce_all(passed)
             self._conditions.append(holds)
             self.ops.append(tf.raw_ops.Assert(condition=holds, data=data, summarize=8))
 
@@ -125,15 +134,23 @@ def matrix(checks: Checks, name: str, value: tf.Tensor, num_dims: int) -> tf.Ten
 
 
 def scalar(checks: Checks, name: str, value: tf.Tensor) -> tf.Tensor:
-    """Checks that a tensor is a scalar, where its static shape does not tell."""
-    if value.shape.ndims is not None:
-        return value
-    shape = tf.shape(value)
-    checks.require(
-        lambda: tf.equal(tf.size(shape), 0), f"{name} to be a scalar, found shape", shape
-    )
-    # The first element where there are several, so that no op fails before the check does.
-    return tf.reshape(tf.reshape(value, [-1])[:1], [])
+    """Checks that a tensor is a scalar, and the same one on all replicas that make this update."""
+    if value.shape.ndims is None:
+        shape = tf.shape(value)
+        checks.require(
+            lambda: tf.equal(tf.size(shape), 0), f"{name} to be a scalar, found shape", shape
+        )
+        # The first element where there are several, so that no op fails before the check does.
+        value = tf.reshape(tf.reshape(value, [-1])[:1], [])
+    if replicas.count_here() > 1:
+        found = replicas.gather_scalars(value)
+        checks.require(
+            lambda: tf.reduce_all(tf.equal(found, found[0])),
+            f"{name} to be the same on every replica, found",
+            found,
+        )
+        value = tf.cast(found[0], value.dtype)
+    return value
 
 
 def label_vector(checks: Checks, labels: tf.Tensor) -> tf.Tensor:
