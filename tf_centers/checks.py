@@ -42,7 +42,7 @@ class Checks:
                 data = [tf.constant(part) if isinstance(part, str) else part for part in parts]
             holds = condition()
             if self.on_every_replica:
-                passed = tf.equal(replicas.gather_scalars(holds), 1)
+                passed = replicas.gather_scalars(holds)
                 data += ["here; it has to hold on each replica, and does so by their ids:", passed]
                 holds = tf.reduce_all(passed)
             self._conditions.append(holds)
@@ -149,7 +149,7 @@ def scalar(checks: Checks, name: str, value: tf.Tensor) -> tf.Tensor:
             f"{name} to be the same on every replica, found",
             found,
         )
-        value = tf.cast(found[0], value.dtype)
+        value = found[0]
     return value
 
 

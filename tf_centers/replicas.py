@@ -67,12 +67,15 @@ def join(embeds: tf.Tensor, labels: tf.Tensor) -> Joined:
 
 
 def gather_scalars(value: tf.Tensor) -> tf.Tensor:
-    """The scalars of all replicas, `[replicas]`; a bool becomes 0 or 1."""
-    return _gather(tf.reshape(tf.cast(value, tf.int32) if value.dtype == tf.bool else value, [1]))
+    """The scalars of all replicas, `[replicas]`."""
+    return _gather(tf.reshape(value, [1]))
 
 
 def _gather(value: tf.Tensor) -> tf.Tensor:
-    return distribute.get_replica_context().all_gather(value, axis=0)
+    # TensorFlow gathers no bfloat16, of which float32 keeps every bit, and no bool.
+    sent = {tf.bfloat16: tf.float32, tf.bool: tf.int32}.get(value.dtype, value.dtype)
+    gathered = distribute.get_replica_context().all_gather(tf.cast(value, sent), axis=0)
+    return tf.cast(gathered, value.dtype)
 
 
 def _own_id() -> Any:
