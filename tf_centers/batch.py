@@ -5,6 +5,7 @@ from typing import Any, NamedTuple, Optional
 import tensorflow.compat.v1 as tf
 
 from tf_centers import arguments, replicas
+from tf_centers.access import outside_graphs
 from tf_centers.centers import Table
 from tf_centers.checks import Checks, batch_rows, in_range
 from tf_centers.sharding import classes_at_run_time, stitch
@@ -35,18 +36,20 @@ def check_batch(
     label_batch: Any,
     mask: Any,
     updates: bool = True,
+    stop_gradient: bool = True,
 ) -> Batch:
     """Converts and checks the arguments of a batch, drops its masked rows, and joins replicas.
 
     `updates` says whether the batch is to be written; the labels of a plain lookup are checked
-    against the static shape alone, so that its graph can be frozen.
+    against the static shape alone, so that its graph can be frozen. `stop_gradient` says whether
+    what other replicas make of the embeddings has no gradient here.
     """
     num_classes, num_dims = table.shape
     embeds = arguments.as_floats(checks.caller, "embed_batch", embed_batch)
     labels, given_dtype = arguments.as_labels(checks.caller, "label_batch", label_batch)
     if mask is not None:
         mask = arguments.as_mask(checks.caller, "mask", mask)
-    joins = updates and _joins_replicas(checks, table)
+    joins = updates and _joins_replicas(checks, table, stop_gradient)
     checks.on_every_replica = joins
     embeds, labels, mask = batch_rows(checks, embeds, labels, mask, num_dims)
     checks.on_every_replica = False  # From here on all replicas check the same.
@@ -57,7 +60,7 @@ def check_batch(
         embeds, labels = tf.gather(embeds, places), tf.gather(labels, places)
     own = None
     if joins:
-        embeds, labels, own = replicas.join(embeds, labels)
+        embeds, labels, own = replicas.join(embeds, labels, stop_gradient)
     present = None
     if updates and len(table.shards) == 1:
         present = classes_at_run_time(table.shards[0], labels.dtype)
@@ -78,12 +81,17 @@ def complete(batch: Batch, rows: tf.Tensor) -> tf.Tensor:
     return rows
 
 
-def _joins_replicas(checks: Checks, table: Table) -> bool:
+def _joins_replicas(checks: Checks, table: Table, stop_gradient: bool) -> bool:
     here = replicas.count_here()
     if here != table.replicas:
         raise ValueError(
             f"{checks.caller}: {table.name} has copies for {table.replicas} replicas, and this "
             f"update runs on {here}; make it with create_embed_centers in the scope of a "
             "distribution strategy, and update it in what strategy.run calls"
+        )
+    if here > 1 and not stop_gradient and not outside_graphs():
+        raise ValueError(
+            f"{checks.caller}: stop_gradient=False on {here} replicas needs a tf.function of TF2 "
+            "code, got a graph of TensorFlow 1, in which no gradient passes between replicas"
         )
     return here > 1

@@ -122,7 +122,7 @@ def as_table(caller: str, ctrs: Any, counts: Any = None) -> Table:
         shards=tuple(EmbedCenters(*pair) for pair in zip(shards, columns)),
         shape=shape.as_list(),
         dtype=dtype,
-        partitioned=not isinstance(ctrs, Variable),
+        partitioned=not _is_whole(ctrs),
         replicas=copied,
     )
 
@@ -148,8 +148,9 @@ def _check_counts(caller: str, counts: Any, shards: List[Any]) -> List[Any]:
 
 def _as_shards(variable: Any) -> Optional[List[Any]]:
     """The variables here that one, whole or partitioned, consists of; None for anything else."""
-    if isinstance(variable, Variable):
-        return [replicas.own_copy(variable)]
+    own = replicas.own_copy(variable)
+    if isinstance(own, Variable):
+        return [own]
     # What tf.get_variable returns under a partitioner, a class without a public name.
     partitioned = hasattr(variable, "as_tensor") and hasattr(variable, "__iter__")
     if partitioned or isinstance(variable, tuple):
@@ -199,5 +200,9 @@ def check_replicas(caller: str, count: int) -> None:
 
 
 def _count_copies(variable: Any) -> int:
-    whole = isinstance(variable, Variable)
-    return replicas.count_of(variable if whole else next(iter(variable)))
+    return replicas.count_of(variable if _is_whole(variable) else next(iter(variable)))
+
+
+def _is_whole(variable: Any) -> bool:
+    # What a strategy of TensorFlow 1.15 makes is no Variable, but its copies are.
+    return isinstance(replicas.own_copy(variable), Variable)

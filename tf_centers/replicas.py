@@ -53,17 +53,20 @@ def own_copy(variable: Any) -> Any:
     return found[int(tf.get_static_value(_own_id())) % len(found)]
 
 
-def join(embeds: tf.Tensor, labels: tf.Tensor) -> Joined:
-    """Gathers embeddings `[B, D]` and labels `[B]`, of whichever B on each replica."""
+def join(embeds: tf.Tensor, labels: tf.Tensor, stop_gradient: bool) -> Joined:
+    """Gathers embeddings `[B, D]` and labels `[B]`, of whichever B on each replica.
+
+    Unless stopped, the gradient of an embedding is that of the sum of the replicas' losses.
+    """
     own_id = tf.cast(_own_id(), tf.int64)  # as labels may be on another replica
     tags = tf.stack([tf.cast(labels, tf.int64), tf.fill(tf.shape(labels), own_id)], axis=1)
     # TensorFlow gathers nothing where no replica has a row. With a spare one each it does.
     tags = tf.pad(tags, [[0, 1], [0, 0]], constant_values=-1)
-    tags, rows = _gather(tags), _gather(tf.pad(embeds, [[0, 1], [0, 0]]))
+    tags = _gather(tags)
+    rows = _gather(tf.pad(embeds, [[0, 1], [0, 0]]), stop_gradient)
     places = _where(tags[:, 1] >= 0)
-    tags = tf.reshape(tf.gather(tags, places), [-1, 2])
-    rows = tf.reshape(tf.gather(rows, places), [-1, embeds.shape.as_list()[1]])
-    return Joined(rows, tags[:, 0], own=_where(tf.equal(tags[:, 1], own_id)))
+    tags, rows = tf.gather(tags, places), tf.gather(rows, places)
+    return Joined(rows, labels=tags[:, 0], own=_where(tf.equal(tags[:, 1], own_id)))
 
 
 def gather_scalars(value: tf.Tensor) -> tf.Tensor:
@@ -71,11 +74,15 @@ def gather_scalars(value: tf.Tensor) -> tf.Tensor:
     return _gather(tf.reshape(value, [1]))
 
 
-def _gather(value: tf.Tensor) -> tf.Tensor:
+def _gather(value: tf.Tensor, stop_gradient: bool = True) -> tf.Tensor:
+    # In a graph of TensorFlow 1 a gather whose gradient is wanted fails on what other replicas
+    # computed from variables.
+    value = tf.stop_gradient(value) if stop_gradient else value
     # TensorFlow gathers no bfloat16, of which float32 keeps every bit, and no bool.
     sent = {tf.bfloat16: tf.float32, tf.bool: tf.int32}.get(value.dtype, value.dtype)
     gathered = distribute.get_replica_context().all_gather(tf.cast(value, sent), axis=0)
-    return tf.cast(gathered, value.dtype)
+    # What is static is lost in a gather, and its gradient takes no IndexedSlices.
+    return tf.cast(tf.reshape(gathered, [-1] + value.shape.as_list()[1:]), value.dtype)
 
 
 def _own_id() -> Any:

@@ -185,7 +185,6 @@ def _make_ctrs(caller: str, scope: str, shape: List[int], dtype: tf.DType, init:
                 f"{caller}: the partitioner of the variable scope must split centers of shape "
                 f"{shape} by rows alone, got parts {list(split)}"
             )
-    how = {"trainable": False, "regularizer": tf.no_regularizer}
     try:
         if init is None:
             init = _zeros
@@ -193,10 +192,11 @@ def _make_ctrs(caller: str, scope: str, shape: List[int], dtype: tf.DType, init:
             init = tf.cast(tf.convert_to_tensor(init), dtype)
             if init.shape.as_list() != shape:
                 raise ValueError(f"initializer must have shape {shape}, got {init.shape}")
-        with tf.variable_scope(scope):
+        with tf.variable_scope(scope) as here:
+            here.set_regularizer(None)
             if callable(init):
-                return tf.get_variable("ctrs", shape, dtype, init, **how)
-            return tf.get_variable("ctrs", initializer=init, **how)
+                return tf.get_variable("ctrs", shape, dtype, init, trainable=False)
+            return tf.get_variable("ctrs", initializer=init, trainable=False)
     except (TypeError, ValueError) as error:
         raise type(error)(f"{caller}: {error}") from error
 

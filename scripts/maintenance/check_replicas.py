@@ -117,6 +117,13 @@ def call(setting, centers, embeds, labels, mask, training):
     return tf_centers.lookup_embed_centers(labels, centers)
 
 
+def distribute(strategy, values):
+    """A tensor for each replica."""
+    return strategy.experimental_distribute_values_from_function(
+        lambda context: tf.convert_to_tensor(values[int(context.replica_id_in_sync_group)])
+    )
+
+
 def bits(tensor):
     return tensor.numpy().tobytes()
 
@@ -149,14 +156,7 @@ def run(strategy, rng):
     for _ in range(STEPS):
         batches = draw_batches(rng, setting, replicas)
         training = tf.constant(bool(rng.rand() < 0.7))
-        parts = [
-            strategy.experimental_distribute_values_from_function(
-                lambda context, column=column: tf.convert_to_tensor(
-                    batches[int(context.replica_id_in_sync_group)][column]
-                )
-            )
-            for column in range(3)
-        ]
+        parts = [distribute(strategy, column) for column in zip(*batches)]
         rows = strategy.experimental_local_results(step(*parts, training))
         joined = [tf.concat(column, axis=0) for column in zip(*batches)]
         expected = tf.split(single(*joined, training), [len(batch[1]) for batch in batches])
