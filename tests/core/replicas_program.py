@@ -155,13 +155,10 @@ def check_each_replica_reads_its_own_copy():
         copy.assign(np.full([4, 2], 1.0 + place))
     copies(centers)[1][1].assign([0, 0, 5, 0])
 
-    def look(embeds, labels):
-        found = tf_centers.nearest_centers(embeds, centers)
-        return tf_centers.lookup_embed_centers(labels, centers), found.labels
-
     batch = [np.zeros([1, 2])] * REPLICAS, [[2]] * REPLICAS
-    rows, nearest = zip(*run(look, *batch))
+    rows = run(lambda embeds, labels: tf_centers.lookup_embed_centers(labels, centers), *batch)
     same(rows, [[[1.0, 1.0]], [[2.0, 2.0]], [[3.0, 3.0]]])
+    nearest = run(lambda embeds, labels: tf_centers.nearest_centers(embeds, centers).labels, *batch)
     same(nearest, [[[-1]], [[2]], [[-1]]])
     rows = run(get(centers, is_training=False), *batch)
     same(rows, [[[1.0, 1.0]], [[2.0, 2.0]], [[3.0, 3.0]]])
