@@ -85,9 +85,9 @@ def _joins_replicas(checks: Checks, table: Table, stop_gradient: bool) -> bool:
     here = replicas.count_here()
     if here != table.replicas:
         raise ValueError(
-            f"{checks.caller}: {table.name} has copies for {table.replicas} replicas, and this "
-            f"update runs on {here}; make it with create_embed_centers in the scope of a "
-            "distribution strategy, and update it in what strategy.run calls"
+            f"{checks.caller}: expected an update on as many replicas as have a copy of "
+            f"{table.name}, {table.replicas}, found one on {here}; create the centers in the scope "
+            "of the strategy, and update them in the function that strategy.run calls"
         )
     if here > 1 and not stop_gradient and not outside_graphs():
         raise ValueError(

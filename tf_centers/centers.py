@@ -32,8 +32,8 @@ class Table(NamedTuple):
       shape: `[C, D]` of all of them together.
       dtype: of the centers.
       partitioned: whether it is a `PartitionedVariable`, be it of one shard.
-      replicas: how many replicas of a distribution strategy have a copy; `shards` are those of
-        this replica.
+      copies: the shards of each copy on this machine, of which `shards` are those of this replica.
+      replicas: how many replicas of a distribution strategy, on all machines, have a copy.
     """
 
     name: str
@@ -41,6 +41,7 @@ class Table(NamedTuple):
     shape: List[int]
     dtype: tf.DType
     partitioned: bool
+    copies: Tuple[Tuple[EmbedCenters, ...], ...]
     replicas: int
 
     @property
@@ -96,13 +97,7 @@ def as_table(caller: str, ctrs: Any, counts: Any = None) -> Table:
             f"{caller}: centers must be a scope name, an EmbedCenters or a variable, got {ctrs!r}"
         )
     name, shape = _name_and_shape(ctrs)
-    copied = _count_copies(ctrs)
-    check_replicas(caller, copied)
-    if counts is not None and _count_copies(counts) != copied:
-        raise ValueError(
-            f"{caller}: counts must be copied to replicas as centers are, to {copied}, got "
-            f"{counts.name} on {_count_copies(counts)}; make both in the scope of one strategy"
-        )
+    check_replicas(caller, replicas.count_of(shards[0]))
     dtype = shards[0].dtype.base_dtype
     if dtype not in FLOAT_DTYPES:
         raise TypeError(f"{caller}: centers must have a floating dtype, got {dtype.name} in {name}")
@@ -117,13 +112,15 @@ def as_table(caller: str, ctrs: Any, counts: Any = None) -> Table:
                 f"got a shard of shape {shard.shape} in {name}"
             )
     columns = [None] * len(shards) if counts is None else _check_counts(caller, counts, shards)
+    copies = tuple(zip(*[_copies_of(*pair) for pair in zip(shards, columns)]))
     return Table(
         name=name,
-        shards=tuple(EmbedCenters(*pair) for pair in zip(shards, columns)),
+        shards=copies[replicas.own_place(len(copies))],
         shape=shape.as_list(),
         dtype=dtype,
-        partitioned=not _is_whole(ctrs),
-        replicas=copied,
+        partitioned=shards[0] is not ctrs,
+        copies=copies,
+        replicas=replicas.count_of(shards[0]),
     )
 
 
@@ -131,6 +128,12 @@ def _check_counts(caller: str, counts: Any, shards: List[Any]) -> List[Any]:
     found = _as_shards(counts)
     if found is None:
         raise TypeError(f"{caller}: counts must be a variable or None, got {counts!r}")
+    copies = replicas.count_of(shards[0])
+    if replicas.count_of(found[0]) != copies:
+        raise ValueError(
+            f"{caller}: counts must be copied to as many replicas as centers, {copies}, got "
+            f"{found[0].name} on {replicas.count_of(found[0])}; make both in one strategy's scope"
+        )
     expected = [shard.shape.as_list()[:1] for shard in shards]
     for variable in found:
         if variable.dtype.base_dtype != tf.int64:
@@ -147,17 +150,23 @@ def _check_counts(caller: str, counts: Any, shards: List[Any]) -> List[Any]:
 
 
 def _as_shards(variable: Any) -> Optional[List[Any]]:
-    """The variables here that one, whole or partitioned, consists of; None for anything else."""
-    own = replicas.own_copy(variable)
-    if isinstance(own, Variable):
-        return [own]
+    """The variables that a variable, or one that is partitioned, consists of; None for others."""
+    # What a strategy of TensorFlow 1.15 makes is no Variable, but its copies are.
+    if isinstance(replicas.copies(variable)[0], Variable):
+        return [variable]
     # What tf.get_variable returns under a partitioner, a class without a public name.
     partitioned = hasattr(variable, "as_tensor") and hasattr(variable, "__iter__")
     if partitioned or isinstance(variable, tuple):
         shards = list(variable)
         if shards and all(isinstance(shard, Variable) for shard in shards):
-            return [replicas.own_copy(shard) for shard in shards]
+            return shards
     return None
+
+
+def _copies_of(ctrs: Any, counts: Any) -> List[EmbedCenters]:
+    copies = replicas.copies(ctrs)
+    columns = [None] * len(copies) if counts is None else replicas.copies(counts)
+    return [EmbedCenters(*pair) for pair in zip(copies, columns)]
 
 
 def _name_and_shape(variable: Any) -> Tuple[str, tf.TensorShape]:
@@ -197,12 +206,3 @@ def check_replicas(caller: str, count: int) -> None:
             "copies for the replicas of a distribution strategy; use one replica, or towers in one "
             "graph or parameter servers (tf.train.replica_device_setter) with use_locking=True"
         )
-
-
-def _count_copies(variable: Any) -> int:
-    return replicas.count_of(variable if _is_whole(variable) else next(iter(variable)))
-
-
-def _is_whole(variable: Any) -> bool:
-    # What a strategy of TensorFlow 1.15 makes is no Variable, but its copies are.
-    return isinstance(replicas.own_copy(variable), Variable)

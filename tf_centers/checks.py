@@ -38,13 +38,13 @@ class Checks:
         """
         if self.validate:
             parts = [f"{self.caller}: expected {expected}"] + list(found)
-            with on_host():
-                data = [tf.constant(part) if isinstance(part, str) else part for part in parts]
             holds = condition()
             if self.on_every_replica:
                 passed = replicas.gather_scalars(holds)
-                data += ["here; it has to hold on each replica, and does so by their ids:", passed]
+                parts += ["here; it must hold on each replica, and does by their ids:", passed]
                 holds = tf.reduce_all(passed)
+            with on_host():
+                data = [tf.constant(part) if isinstance(part, str) else part for part in parts]
             self._conditions.append(holds)
             self.ops.append(tf.raw_ops.Assert(condition=holds, data=data, summarize=8))
 

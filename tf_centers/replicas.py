@@ -35,8 +35,8 @@ def count_here() -> int:
 
 def count_of(variable: Any) -> int:
     """How many replicas, on all machines, have a copy of a variable; 1 if it is a plain one."""
-    copied = isinstance(getattr(variable, "values", None), (tuple, list))
-    return int(variable.distribute_strategy.num_replicas_in_sync) if copied else 1
+    plain = copies(variable)[0] is variable
+    return 1 if plain else int(variable.distribute_strategy.num_replicas_in_sync)
 
 
 def copies(variable: Any) -> List[Any]:
@@ -45,12 +45,11 @@ def copies(variable: Any) -> List[Any]:
     return list(values) if isinstance(values, (tuple, list)) else [variable]
 
 
-def own_copy(variable: Any) -> Any:
-    """The copy of this replica; outside of a replica context the first."""
-    found = copies(variable)
-    if len(found) == 1 or count_here() == 1:
-        return found[0]
-    return found[int(tf.get_static_value(_own_id())) % len(found)]
+def own_place(count: int) -> int:
+    """Which of so many copies on this machine is that of this replica; outside of one the first."""
+    if count == 1 or count_here() == 1:
+        return 0
+    return int(tf.get_static_value(_own_id())) % count
 
 
 def join(embeds: tf.Tensor, labels: tf.Tensor, stop_gradient: bool) -> Joined:
@@ -61,8 +60,7 @@ def join(embeds: tf.Tensor, labels: tf.Tensor, stop_gradient: bool) -> Joined:
     own_id = tf.cast(_own_id(), tf.int64)  # as labels may be on another replica
     tags = tf.stack([tf.cast(labels, tf.int64), tf.fill(tf.shape(labels), own_id)], axis=1)
     # TensorFlow gathers nothing where no replica has a row. With a spare one each it does.
-    tags = tf.pad(tags, [[0, 1], [0, 0]], constant_values=-1)
-    tags = _gather(tags)
+    tags = _gather(tf.pad(tags, [[0, 1], [0, 0]], constant_values=-1))
     rows = _gather(tf.pad(embeds, [[0, 1], [0, 0]]), stop_gradient)
     places = _where(tags[:, 1] >= 0)
     tags, rows = tf.gather(tags, places), tf.gather(rows, places)

@@ -126,7 +126,7 @@ def check_a_bad_replica_changes_no_copy():
         labels = labels[: tf.where(tf.equal(here, 0), 1, 3)]
         return get(centers)(tf.placeholder_with_default(embeds, [None, 2]), labels)
 
-    bad("each replica, and does so by their ids:] [0 1 1]", EMBEDS, LABELS, call=cut)
+    bad("each replica, and does by their ids:] [0 1 1]", EMBEDS, LABELS, call=cut)
 
     def unlike(value, **how):
         def call(embeds, labels, value):
@@ -170,14 +170,16 @@ def check_updates_on_other_replicas_than_have_copies_are_refused():
     plain = tf_centers.create_embed_centers(4, 2)
     mixed = centers._replace(counts=plain.counts)
     before = state(centers)
-    message = "ctrs has copies for 3 replicas, and this update runs on 1; make it with"
-    for updater in (MEAN, None):
-        refused(ValueError, message, lambda: get(centers, updater)([[1.0, 2.0]], [1]))  # noqa: B023
+    outside = "replicas as have a copy of embed/ctrs, 3, found one on 1; create the centers in"
+
+    def update():
+        return get(centers)([[1.0, 2.0]], [1])
+
+    refused(ValueError, outside, update)
     with STRATEGY.scope():
-        refused(ValueError, message, lambda: get(centers)([[1.0, 2.0]], [1]))
-    message = "has copies for 1 replicas, and this update runs on 3"
-    refused(ValueError, message, lambda: run(get(plain)))
-    refused(ValueError, "counts must be copied to replicas as", lambda: run(get(mixed)))
+        refused(ValueError, outside, update)
+    refused(ValueError, "a copy of embed/ctrs, 1, found one on 3;", lambda: run(get(plain)))
+    refused(ValueError, "to as many replicas as centers, 3, got", lambda: run(get(mixed)))
     assert state(centers) == before and not plain.counts.numpy().any()
 
 
@@ -228,6 +230,19 @@ def check_a_checkpoint_is_that_of_a_single_table():
             path
         ).assert_consumed()
     assert state(restored) == state(centers)
+
+
+def check_a_warm_start_writes_every_copy():
+    centers = make()
+    with tempfile.TemporaryDirectory() as folder:
+        saved = tensorflow.Variable([[1.0, 2.0], [3.0, 4.0]])
+        path = tensorflow.train.Checkpoint(saved=saved).write(os.path.join(folder, "old"))
+        tf_centers.warm_start_embed_centers(
+            path, centers, "saved/.ATTRIBUTES/VARIABLE_VALUE", counts=5
+        )
+    for ctrs, counts in zip(*copies(centers)):
+        same(ctrs, [[1.0, 2.0], [3.0, 4.0], [0.0, 0.0], [0.0, 0.0]])
+        same(counts, [5, 5, 0, 0])
 
 
 def check_a_graph_of_tensorflow_1():
