@@ -5,16 +5,19 @@ Prints what went wrong in each check as JSON. TensorFlow wants one strategy a pr
 
 import json
 import os
+import sys
 import tempfile
 import traceback
 
-import check_replicas
 import numpy as np
 import tensorflow
 import tensorflow.compat.v1 as tf
-from check_replicas import bits, distribute
 
 import tf_centers
+
+sys.path.append(os.path.join("scripts", "maintenance"))
+import check_replicas  # noqa: E402
+from check_replicas import bits, distribute  # noqa: E402
 
 REPLICAS = 3
 STRATEGY = check_replicas.make_strategy(REPLICAS)

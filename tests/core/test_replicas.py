@@ -1,11 +1,8 @@
 """Replicas of a distribution strategy: the same centers on each, as in a single process."""
 
 import json
-import os
 import pathlib
 import re
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -15,26 +12,17 @@ from helpers import C, D, initialized_session
 
 import tf_centers
 
-HERE = pathlib.Path(__file__).resolve()
-PROGRAM = HERE.parent / "replicas_program.py"
+PROGRAM = pathlib.Path(__file__).resolve().parent / "replicas_program.py"
 MEAN = tf_centers.CumulativeMean()
-# The first TensorFlow with tf.function gathers is 2.4.
 GATHERS = hasattr(tensorflow.distribute.ReplicaContext, "all_gather")
 
 
 @pytest.fixture(scope="module")
-def faults():
+def faults(start):
     """What went wrong in each check of the program."""
-    root = HERE.parents[2]
-    path = os.pathsep.join(str(root / folder) for folder in ("", "scripts/maintenance"))
-    result = subprocess.run(
-        [sys.executable, str(PROGRAM)],
-        env=dict(os.environ, PYTHONPATH=path),
-        capture_output=True,
-        text=True,
-    )
-    assert result.returncode == 0, result.stderr
-    return json.loads(result.stdout.splitlines()[-1])
+    run = start(PROGRAM, apart=True)
+    assert run.wait() == 0, run.errors
+    return json.loads(run.output.splitlines()[-1])
 
 
 @pytest.mark.skipif(not GATHERS, reason="TensorFlow before 2.4 cannot gather within replicas")

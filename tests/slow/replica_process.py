@@ -62,7 +62,7 @@ def main(rank, ports, folder):
             say("refused", "expected every label in [0, 6), found] [6]" in str(error))
     say("unchanged", digest(centers))
     step(*batch(STEPS, rank))
-    say("went_on", digest(centers))
+    say("went on", digest(centers))
     if rank == 0:
         checkpoint = tf.train.Checkpoint(ctrs=centers.ctrs, counts=centers.counts)
         say("saved", checkpoint.write(os.path.join(folder, "centers")))
