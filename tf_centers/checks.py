@@ -40,7 +40,7 @@ class Checks:
             parts = [f"{self.caller}: expected {expected}"] + list(found)
             holds = condition()
             if self.on_every_replica:
-                passed = replicas.gather_scalars(holds)
+                passed = self.gather(holds)
                 parts += ["here; it must hold on each replica, and does by their ids:", passed]
                 holds = tf.reduce_all(passed)
             with on_host():
@@ -75,6 +75,13 @@ class Checks:
         if not tf.executing_eagerly():
             tensor.set_shape(shape)
         return tensor
+
+    def gather(self, value: tf.Tensor) -> tf.Tensor:
+        """A scalar of each replica, `[replicas]`, once the checks so far have passed.
+
+        A check that fails while its replica still gathers would cut off the others.
+        """
+        return replicas.gather(self.guard(tf.reshape(value, [1])))
 
     def nan_unless_passed(self, rows: tf.Tensor) -> tf.Tensor:
         """The same rows; or NaN where a check fails in a function, since XLA drops its Assert."""
@@ -143,7 +150,7 @@ def scalar(checks: Checks, name: str, value: tf.Tensor) -> tf.Tensor:
         # The first element where there are several, so that no op fails before the check does.
         value = tf.reshape(tf.reshape(value, [-1])[:1], [])
     if replicas.count_here() > 1:
-        found = replicas.gather_scalars(value)
+        found = checks.gather(value)
         checks.require(
             lambda: tf.reduce_all(tf.equal(found, found[0])),
             f"{name} to be the same on every replica, found",

@@ -60,19 +60,17 @@ def join(embeds: tf.Tensor, labels: tf.Tensor, stop_gradient: bool) -> Joined:
     own_id = tf.cast(_own_id(), tf.int64)  # as labels may be on another replica
     tags = tf.stack([tf.cast(labels, tf.int64), tf.fill(tf.shape(labels), own_id)], axis=1)
     # TensorFlow gathers nothing where no replica has a row. With a spare one each it does.
-    tags = _gather(tf.pad(tags, [[0, 1], [0, 0]], constant_values=-1))
-    rows = _gather(tf.pad(embeds, [[0, 1], [0, 0]]), stop_gradient)
+    tags = gather(tf.pad(tags, [[0, 1], [0, 0]], constant_values=-1))
+    rows = gather(tf.pad(embeds, [[0, 1], [0, 0]]), stop_gradient)
+    with tf.control_dependencies([tags, rows]):  # No check may fail while the other is under way.
+        tags, rows = tf.identity(tags), tf.identity(rows)
     places = _where(tags[:, 1] >= 0)
     tags, rows = tf.gather(tags, places), tf.gather(rows, places)
     return Joined(rows, labels=tags[:, 0], own=_where(tf.equal(tags[:, 1], own_id)))
 
 
-def gather_scalars(value: tf.Tensor) -> tf.Tensor:
-    """The scalars of all replicas, `[replicas]`."""
-    return _gather(tf.reshape(value, [1]))
-
-
-def _gather(value: tf.Tensor, stop_gradient: bool = True) -> tf.Tensor:
+def gather(value: tf.Tensor, stop_gradient: bool = True) -> tf.Tensor:
+    """Concatenates what the replicas have, by its first axis."""
     # In a graph of TensorFlow 1 a gather whose gradient is wanted fails on what other replicas
     # computed from variables.
     value = tf.stop_gradient(value) if stop_gradient else value
