@@ -9,7 +9,7 @@ from typing import Any, Dict, List, Optional, Union
 import tensorflow.compat.v1 as tf
 from tensorflow import Variable, keras
 
-from tf_centers import arguments, keras_arguments
+from tf_centers import arguments, keras_arguments, replicas
 from tf_centers.arguments import as_written
 from tf_centers.centers import EmbedCenters
 from tf_centers.losses import center_loss
@@ -179,7 +179,9 @@ def _variable(weight: Any) -> Any:
     Keras 3 may ask before there are variables, and shows a new tensor at each look at the weight;
     under `stateless_call` it shows the one that it was called with.
     """
-    value = weight if isinstance(weight, Variable) else weight.value
+    if isinstance(replicas.copies(weight)[0], Variable):
+        return weight
+    value = weight.value
     if isinstance(value, Variable):
         return value
     if value is weight.value:

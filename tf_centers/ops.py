@@ -101,7 +101,7 @@ def get_embed_centers(
         checks = Checks(caller, arguments.check_bool(caller, "validate_args", validate_args))
         updates = training is not False
         table = find_table(caller, centers, updates and updater.needs_counts)
-        batch = check_batch(checks, table, embed_batch, label_batch, mask, updates)
+        batch = check_batch(checks, table, embed_batch, label_batch, mask, updates, stop_gradient)
         embeds, labels = batch.embeds, batch.labels
         if not updates:
             rows = checks.nan_unless_passed(read_table(table, labels))
