@@ -131,3 +131,18 @@ def test_an_alarm_is_heard(use_resource):
             run("alarm", use_resource, more=tf.add_check_numerics_ops)
     finally:
         del CALLS["alarm"]
+
+
+def test_averages_of_variables_leave_the_counts_out(use_resource):
+    """As docs/debugging.md says: TensorFlow takes no integers."""
+    centers = make_centers(tf_centers, use_resource)
+    with pytest.raises(TypeError, match="must be half, float, or double: embed/ctrs_count"):
+        tf.train.ExponentialMovingAverage(0.75).apply(tf.global_variables())
+    averages = tf.train.ExponentialMovingAverage(0.75)
+    floating = [v for v in tf.global_variables() if v.dtype.base_dtype.is_floating]
+    with tf.control_dependencies([get(tf.ones([1, D]), [3], centers)]):
+        update = averages.apply(floating)
+    with tf.Session() as session:
+        session.run(tf.global_variables_initializer())
+        session.run(update)
+        assert session.run(averages.average(centers.ctrs))[3].tolist() == [0.25] * D
