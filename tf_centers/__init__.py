@@ -6,8 +6,8 @@ center per row of a batch; an updater says what weight each row has.
 """
 
 from tf_centers.centers import EmbedCenters
+from tf_centers.distances import NearestCenters, center_distances, nearest_centers
 from tf_centers.losses import center_loss
-from tf_centers.nearest import NearestCenters, nearest_centers
 from tf_centers.ops import get_embed_centers, lookup_embed_centers, update_embed_centers
 from tf_centers.summaries import summarize_centers
 from tf_centers.updaters import CumulativeMean, ExponentialWindow, Updater, WenUpdate
@@ -21,6 +21,7 @@ __all__ = [
     "NearestCenters",
     "Updater",
     "WenUpdate",
+    "center_distances",
     "center_loss",
     "create_embed_centers",
     "get_embed_centers",

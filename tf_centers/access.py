@@ -13,6 +13,14 @@ def read_rows(variable: Any, rows: tf.Tensor) -> tf.Tensor:
         return tf.gather(variable.read_value() if is_ref(variable) else variable, rows)
 
 
+def read_range(variable: Any, start: int, stop: int) -> tf.Tensor:
+    """Reads the rows [start, stop) of a variable, and copies no others."""
+    if (start, stop) != (0, variable.shape.as_list()[0]):
+        return read_rows(variable, tf.range(start, stop))
+    with colocated(variable):
+        return variable.read_value()
+
+
 def write_rows(variable: Any, rows: tf.Tensor, values: tf.Tensor) -> Any:
     """Overwrites rows of a variable; what it returns is for control dependencies only."""
     with colocated(variable):

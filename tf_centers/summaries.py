@@ -7,7 +7,7 @@ import tensorflow.compat.v1 as tf
 from tf_centers.access import loop_value, on_machine_of, outside_graphs
 from tf_centers.arguments import as_written
 from tf_centers.centers import EmbedCenters, Table
-from tf_centers.nearest import search_shard
+from tf_centers.distances import squared_distances
 from tf_centers.sharding import read_table
 from tf_centers.variables import CentersLike, find_table
 
@@ -149,12 +149,15 @@ def _smallest_distance(sample: EmbedCenters) -> tf.Tensor:
     infinity = tf.constant(float("inf"), tf.float64)
     places = _spread(sample.ctrs.shape.as_list()[0], _MOST_PAIRED)
     count = places.shape.as_list()[0]
-    if count < 2:
-        return infinity
-    ctrs = tf.gather(sample.ctrs, places)
-    counts = None if sample.counts is None else tf.gather(sample.counts, places)
-    # The nearest to a center is itself, or another one in the same place.
-    squares = search_shard(ctrs, EmbedCenters(ctrs, counts), k=2).distances[:, 1]
-    if counts is not None:
-        squares = tf.where(counts > 0, squares, tf.fill([count], infinity))
-    return tf.sqrt(tf.reduce_min(squares))
+    ctrs = tf.cast(tf.gather(sample.ctrs, places), tf.float64)
+    squares = tf.matrix_set_diag(squared_distances(ctrs, ctrs), tf.fill([count], infinity))
+    kept = tf.is_finite(squares)
+    if sample.counts is not None:
+        seen = tf.gather(sample.counts, places) > 0
+        kept = kept & tf.expand_dims(seen, 0) & tf.expand_dims(seen, 1)
+    squares = tf.reshape(tf.where(kept, squares, tf.fill([count, count], infinity)), [-1])
+    # The product finds the pair; that they coincide only their difference shows.
+    first = tf.argmin(squares)
+    difference = ctrs[first // count] - ctrs[first % count]
+    distance = tf.sqrt(tf.reduce_sum(tf.square(difference)))
+    return tf.where(tf.is_finite(squares[first]), distance, infinity)

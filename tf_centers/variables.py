@@ -2,6 +2,7 @@
 
 import contextlib
 import re
+import weakref
 from typing import Any, Dict, List, Union
 
 import tensorflow.compat.v1 as tf
@@ -23,6 +24,9 @@ from tf_centers.centers import (
 )
 
 CentersLike = Union[str, EmbedCenters, Variable]
+
+# For each graph, the names of tables that were searched when they had no counts.
+_searched: Any = weakref.WeakKeyDictionary()
 
 
 @as_written
@@ -113,6 +117,13 @@ def find_table(
     return as_table(caller, given.ctrs, counts)
 
 
+def note_search(table: Table) -> None:
+    """Remembers a search without counts, so that counts made later are warned of."""
+    if not table.has_counts and not outside_graphs():
+        with tf.init_scope():
+            _searched.setdefault(tf.get_default_graph(), set()).add(table.name)
+
+
 def _as_float_dtype(caller: str, dtype: Any) -> tf.DType:
     try:
         converted = tf.as_dtype(dtype)
@@ -193,6 +204,12 @@ def _make_counts(caller: str, table: Table) -> Any:
                     f"{caller}: the count of {table.name} would be {full_name}, but an op that is "
                     "no variable of this graph has that name; pass EmbedCenters(ctrs, counts)"
                 )
+        if table.name in _searched.get(graph, ()):
+            tf.logging.warning(
+                f"{caller}: made counts of {table.name} after nearest_centers was built, which "
+                "takes classes never seen for candidates; build it after the first call that "
+                "counts, or make the centers with create_embed_centers"
+            )
         how: Dict[str, Any] = {"trainable": False, "use_resource": not is_ref(ctrs[0])}
         if table.partitioned:
             # Split evenly, as tf.get_variable has split the centers.

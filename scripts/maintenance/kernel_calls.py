@@ -81,6 +81,7 @@ def build_calls(setting: Setting) -> None:
     rows = tf_centers.lookup_embed_centers(labels, centers)
     tf.gradients(tf_centers.center_loss(embeds, rows), embeds)
     tf_centers.nearest_centers(embeds, centers, k=2)
+    tf.gradients(tf_centers.center_distances(embeds, centers), embeds)
 
 
 def holds_rows(tensor: tf.Tensor) -> bool:

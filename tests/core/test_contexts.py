@@ -13,7 +13,7 @@ import tensorflow.compat.v1 as tf
 from helpers import B, C, D, initialized_session, make_batch, make_centers, make_ctrs
 
 import tf_centers
-from tf_centers import nearest, ops, variables
+from tf_centers import distances, ops, variables
 
 MEAN = tf_centers.CumulativeMean()
 
@@ -226,7 +226,7 @@ def test_tf2_code_is_run_as_written(monkeypatch):
         return variables.find_table(*args, **kwargs)
 
     monkeypatch.setattr(ops, "find_table", find_and_tell)
-    monkeypatch.setattr(nearest, "find_table", find_and_tell)
+    monkeypatch.setattr(distances, "find_table", find_and_tell)
     centers = _eager_centers()
 
     @tensorflow.function
@@ -234,10 +234,11 @@ def test_tf2_code_is_run_as_written(monkeypatch):
         tf_centers.update_embed_centers(embeds, labels, None, centers)
         tf_centers.get_embed_centers(embeds, labels, None, centers)
         tf_centers.lookup_embed_centers(labels, centers)
+        tf_centers.center_distances(embeds, centers)
         return tf_centers.nearest_centers(embeds, centers)
 
     step(tensorflow.ones([2, D]), tensorflow.constant([0, 1]))
-    assert [pathlib.Path(name).name for name in files] == ["ops.py"] * 3 + ["nearest.py"]
+    assert [pathlib.Path(name).name for name in files] == ["ops.py"] * 3 + ["distances.py"] * 2
 
 
 @needs_tf2
