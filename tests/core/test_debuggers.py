@@ -29,6 +29,20 @@ def as_step(embeds, labels):
     return tf.expand_dims(embeds, 0), tf.expand_dims(labels, 0)
 
 
+def then(call):
+    """What a call makes of centers that have just been updated."""
+
+    def build(embeds, labels, centers):
+        with tf.control_dependencies([get(embeds, labels, centers)]):
+            return call(embeds, centers)
+
+    return build
+
+
+def distances(embeds, centers):
+    return tf.gradients(tf_centers.center_distances(embeds, centers), embeds)
+
+
 CALLS = {
     "mean": get,
     "window": lambda *batch: get(*batch, None),
@@ -51,7 +65,11 @@ CALLS = {
     "loss": lambda *batch: tf.gradients(tf_centers.center_loss(batch[0], get(*batch)), batch[0]),
     "update": lambda *batch: tf_centers.update_embed_centers(*batch[:2], MEAN, batch[2]),
     "lookup": lambda embeds, labels, centers: tf_centers.lookup_embed_centers(labels, centers),
+    "distances": then(distances),
+    "nearest": then(lambda embeds, centers: tf_centers.nearest_centers(embeds, centers).distances),
+    "summary": lambda embeds, labels, centers: tf_centers.summarize_centers(centers),
 }
+WITHOUT_UPDATE = ("lookup", "summary")
 
 
 def run(name, use_resource, debugger=lambda session: session, more=lambda: ()):
@@ -65,7 +83,7 @@ def run(name, use_resource, debugger=lambda session: session, more=lambda: ()):
         for rows in (B, 0, B):
             values = make_batch(rows, rows)
             session.run(fetches, {embeds: values[0], labels: values[1]})
-        assert name == "lookup" or session.run(centers.counts).sum() > 0
+        assert name in WITHOUT_UPDATE or session.run(centers.counts).sum() > 0
 
 
 @pytest.mark.parametrize("name", sorted(CALLS))
@@ -118,7 +136,7 @@ def test_tfdbg(name, use_resource, tmp_path):
         name, use_resource, lambda session: debug.DumpingDebugWrapperSession(session, str(tmp_path))
     )
     dumps = [debug.DebugDumpDir(str(folder)) for folder in tmp_path.iterdir()]
-    assert len(dumps) == 3 + (name != "lookup")
+    assert len(dumps) == 3 + (name not in WITHOUT_UPDATE)
     assert sum(dump.size for dump in dumps) > 20
     assert [dump.find(debug.has_inf_or_nan) for dump in dumps] == [[]] * len(dumps)
 
@@ -135,14 +153,18 @@ def test_an_alarm_is_heard(use_resource):
 
 def test_averages_of_variables_leave_the_counts_out(use_resource):
     """As docs/debugging.md says: TensorFlow takes no integers."""
+    with tf.Graph().as_default():
+        make_centers(tf_centers, use_resource)
+        with pytest.raises(TypeError, match="must be half, float, or double: embed/ctrs_count"):
+            tf.train.ExponentialMovingAverage(0.75).apply(tf.global_variables())
     centers = make_centers(tf_centers, use_resource)
-    with pytest.raises(TypeError, match="must be half, float, or double: embed/ctrs_count"):
-        tf.train.ExponentialMovingAverage(0.75).apply(tf.global_variables())
     averages = tf.train.ExponentialMovingAverage(0.75)
     floating = [v for v in tf.global_variables() if v.dtype.base_dtype.is_floating]
-    with tf.control_dependencies([get(tf.ones([1, D]), [3], centers)]):
-        update = averages.apply(floating)
+    moved, update = get(tf.ones([1, D]), [3], centers), averages.apply(floating)
     with tf.Session() as session:
+        # First, since an average reads a ref variable where it begins.
+        session.run(tf.variables_initializer(list(centers)))
         session.run(tf.global_variables_initializer())
+        session.run(moved)
         session.run(update)
         assert session.run(averages.average(centers.ctrs))[3].tolist() == [0.25] * D
