@@ -137,8 +137,10 @@ def test_lookup_errors_when_building():
     make_ctrs(True)
     with pytest.raises(TypeError, match="^lookup_embed_centers: label_batch .*float32"):
         tf_centers.lookup_embed_centers(_floats(B))
-    with pytest.raises(ValueError, match="^lookup_embed_centers: label_batch .*12, 7"):
-        tf_centers.lookup_embed_centers(_ints(B, C))
+    with pytest.raises(ValueError, match="^lookup_embed_centers: label_batch .*12, 1, 7"):
+        tf_centers.lookup_embed_centers(_ints(B, 1, C))
+    with pytest.raises(TypeError, match="^lookup_embed_centers: label_batch .*12, 7.*tf.argmax"):
+        tf_centers.lookup_embed_centers(_floats(B, C))
     with pytest.raises(ValueError, match="^lookup_embed_centers: no variable away/ctrs"):
         tf_centers.lookup_embed_centers(_ints(B), "away")
 
