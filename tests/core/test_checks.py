@@ -99,7 +99,7 @@ def test_wrong_when_building(wrong, call):
         ({"updater": tf_centers.CumulativeMean}, TypeError, r"updater must be .*CumulativeMean"),
         ({"centers": 3}, TypeError, r"centers must be .*3"),
         ({"centers": np.zeros([C, D], np.float32)}, TypeError, r"centers must be .*variable"),
-        ({"centers": "nowhere"}, ValueError, r"no variable nowhere/ctrs.*create_embed_centers"),
+        ({"centers": "nowhere"}, ValueError, r"no variable nowhere/ctrs.*embed/ctrs"),
     ],
 )
 def test_wrong_keyword_when_building(kwargs, error, message, call):
