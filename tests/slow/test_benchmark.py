@@ -21,7 +21,7 @@ def test_figures_and_their_table(tmp_path):
     path = str(tmp_path / "figures.json")
     for how in ("--feed", "--nofeed"):
         code, output, errors = run_script(
-            "--sizes=5/2/8,10000/16/2048", "--runs=5", how, f"--json={path}"
+            "--sizes=5/2/8,10000/16/2048", "--searches=7/2/8", "--runs=5", how, f"--json={path}"
         )
         assert code == 0, errors
         with open(path, encoding="utf-8") as file:
@@ -31,6 +31,8 @@ def test_figures_and_their_table(tmp_path):
             assert timing["contender"] in output and timing["median_us"] > 0
             if timing["contender"] == "recipe":
                 assert timing["ratio"] == 1.0
+        searches = {timing["contender"]: timing["ratio"] for timing in figures["searches"]}
+        assert searches["product and top_k"] == 1.0 and searches["nearest_centers"] > 0
     code, output, errors = run_script(f"--table={path},{path}")
     assert code == 0, errors
     assert [line.split("|")[1].strip() for line in output.splitlines() if "|" in line] == [
@@ -38,6 +40,10 @@ def test_figures_and_their_table(tmp_path):
         "---",
         "5 / 2 / 8",
         "10,000 / 16 / 2,048",
+        "geometric mean",
+        "C / D / B",
+        "---",
+        "7 / 2 / 8",
         "geometric mean",
     ]
 
