@@ -1,18 +1,18 @@
-"""Batches: checked and freed of masked rows on the way in, completed again on the way out."""
+"""Batches: checked, flattened and freed of masked rows on the way in, restored on the way out."""
 
-from typing import Any, NamedTuple, Optional
+from typing import Any, NamedTuple, Optional, Tuple
 
 import tensorflow.compat.v1 as tf
 
 from tf_centers import arguments, replicas
 from tf_centers.access import outside_graphs
 from tf_centers.centers import Table
-from tf_centers.checks import Checks, batch_rows, in_range
+from tf_centers.checks import Checks, batch_rows, in_range, label_vector
 from tf_centers.sharding import classes_at_run_time, stitch
 
 
 class Batch(NamedTuple):
-    """A checked batch, in the dtype of the centers.
+    """A checked batch, in the dtype of the centers. Of `[B, T, D]`, B here stands for `B * T`.
 
     Attributes:
       embeds: `[R, D]`, the unmasked rows; for an update, those of all replicas.
@@ -20,6 +20,7 @@ class Batch(NamedTuple):
       own: int64, where among them the rows of this replica are; None where all are.
       all_embeds: `[B, D]`, all rows of this replica.
       places: int64, where among them the unmasked ones are; None without a mask.
+      axes: int32 `[2]`, B and T of embeddings `[B, T, D]`; None for `[B, D]`.
     """
 
     embeds: tf.Tensor
@@ -27,6 +28,7 @@ class Batch(NamedTuple):
     own: Optional[tf.Tensor]
     all_embeds: tf.Tensor
     places: Optional[tf.Tensor]
+    axes: Optional[tf.Tensor]
 
 
 def check_batch(
@@ -51,6 +53,9 @@ def check_batch(
         mask = arguments.as_mask(checks.caller, "mask", mask)
     joins = updates and _joins_replicas(checks, table, stop_gradient)
     checks.on_every_replica = joins
+    axes = None
+    if embeds.shape.ndims == 3:
+        embeds, labels, mask, axes = _flatten(checks, embeds, labels, mask, num_dims)
     embeds, labels, mask = batch_rows(checks, embeds, labels, mask, num_dims)
     checks.on_every_replica = False  # From here on all replicas check the same.
     embeds = all_embeds = tf.cast(embeds, table.dtype)
@@ -65,11 +70,23 @@ def check_batch(
     if updates and len(table.shards) == 1:
         present = classes_at_run_time(table.shards[0], labels.dtype)
     labels = in_range(checks, labels, num_classes, given_dtype, present)
-    return Batch(embeds, labels, own, all_embeds, places)
+    return Batch(embeds, labels, own, all_embeds, places, axes)
+
+
+def check_labels(
+    checks: Checks, table: Table, label_batch: Any
+) -> Tuple[tf.Tensor, Optional[tf.Tensor]]:
+    """Converts and checks the labels of a lookup; returns `[B]`, and the axes of `[B, T]`."""
+    labels, given_dtype = arguments.as_labels(checks.caller, "label_batch", label_batch)
+    axes = None
+    if labels.shape.ndims == 2 and labels.shape.as_list()[1] not in (None, 1):
+        axes, labels = tf.shape(labels), tf.reshape(labels, [-1])
+    labels = label_vector(checks, labels)
+    return in_range(checks, labels, table.shape[0], given_dtype), axes
 
 
 def complete(batch: Batch, rows: tf.Tensor) -> tf.Tensor:
-    """The `rows [R, D]` that are of this replica, among the embeddings of masked rows: `[B, D]`."""
+    """The `rows [R, D]` of this replica among the masked rows' own embeddings, as they came."""
     if batch.own is not None:
         rows = tf.gather(rows, batch.own)
     if batch.places is not None:
@@ -78,7 +95,57 @@ def complete(batch: Batch, rows: tf.Tensor) -> tf.Tensor:
         rows = stitch(places, [tf.stop_gradient(batch.all_embeds), rows], size)
     if not tf.executing_eagerly():
         rows.set_shape(batch.all_embeds.shape)
-    return rows
+    return unflatten(rows, batch.axes)
+
+
+def unflatten(rows: tf.Tensor, axes: Optional[tf.Tensor]) -> tf.Tensor:
+    """Rows `[B * T, D]` as `[B, T, D]` where there are such axes."""
+    if axes is None:
+        return rows
+    return tf.reshape(rows, tf.concat([axes, rows.shape.as_list()[1:]], axis=0))
+
+
+def _flatten(
+    checks: Checks, embeds: tf.Tensor, labels: tf.Tensor, mask: Optional[tf.Tensor], num_dims: int
+) -> Tuple[tf.Tensor, tf.Tensor, Optional[tf.Tensor], tf.Tensor]:
+    """Embeddings `[B, T, D]`, labels and a mask `[B, T]` as `B * T` rows; and B and T."""
+    form = f"[B, {num_dims}] or [B, T, {num_dims}]"
+    shape, found = embeds.shape, tf.shape(embeds)
+    if not shape.is_compatible_with([None, None, num_dims]):
+        raise ValueError(f"{checks.caller}: embed_batch must have shape {form}, got {shape}")
+    if shape.as_list()[2] is None:
+        checks.require(
+            lambda: tf.equal(found[2], num_dims), f"embed_batch of shape {form}, found shape", found
+        )
+    axes = _check_axes(checks, "label_batch", labels, shape[:2], found)
+    if mask is not None:
+        axes = _check_axes(checks, "mask", mask, axes, found)
+        mask = tf.reshape(mask, [-1])
+    embeds = checks.guard(embeds, axes.concatenate([num_dims]))
+    rows = tf.reshape(embeds, [-1, num_dims])
+    return rows, tf.reshape(labels, [-1]), mask, tf.shape(embeds)[:2]
+
+
+def _check_axes(
+    checks: Checks, name: str, value: tf.Tensor, axes: tf.TensorShape, shape: tf.Tensor
+) -> tf.TensorShape:
+    """Checks that a tensor is `[B, T]`; returns what is then known of both."""
+    if not value.shape.is_compatible_with(axes):
+        raise ValueError(
+            f"{checks.caller}: {name} must have shape [B, T] for embed_batch [B, T, D], here "
+            f"{axes}, got {value.shape}"
+        )
+    found = tf.shape(value)
+
+    def fits() -> tf.Tensor:
+        # Of any rank, so that no other op fails before this one says why.
+        sizes = tf.stack([tf.size(found), tf.reduce_prod(found[:1]), tf.reduce_prod(found[1:])])
+        return tf.reduce_all(tf.equal(sizes, tf.stack([2, shape[0], shape[1]])))
+
+    if not (axes.is_fully_defined() and value.shape.is_fully_defined()):
+        expected = f"{name} of shape [B, T] for embed_batch [B, T, D], found shape"
+        checks.require(fits, expected, found, "and embed_batch of shape", shape)
+    return axes.merge_with(value.shape)
 
 
 def _joins_replicas(checks: Checks, table: Table, stop_gradient: bool) -> bool:
