@@ -40,6 +40,10 @@ def get_embed_centers(
     written before every check of the batch has passed. XLA compiles neither updates, for lack of
     kernels to group rows with, nor masks; a lookup of a bad label there returns NaN rows.
 
+    In a replica context of a distribution strategy whose scope the centers were made in, the update
+    is that of the rows of all replicas, the same on every copy, and each replica gets the rows of
+    its own part. What is wrong on one replica raises on all of them.
+
     Args:
       embed_batch: floating `[B, D]`, cast to the dtype of the centers; or `[B, T, D]`, the batch
         of its `B * T` rows in row-major order. An unknown rank means `[B, D]`: for more axes, the
@@ -62,7 +66,8 @@ def get_embed_centers(
       validate_args: False drops the checks at run time.
       stop_gradient: True lets no gradient into the returned rows. With False, and `read="after"`,
         they carry that of this update: row i has the derivative `w_j` by each row j of its class
-        in the batch. None flows to the table, or through masked rows, either way.
+        in the batch. None flows to the table, or through masked rows, either way. On several
+        replicas it is the derivative of the sum of their losses, inside a `tf.function` only.
       name: name of the scope of the ops.
 
     Returns:
@@ -72,7 +77,7 @@ def get_embed_centers(
       TypeError: embeddings that are not floating, labels that are not integers, a mask or an
         `is_training` that is not bool, an updater of another class.
       ValueError: shapes known not to fit, missing centers, an unknown `read`, `stop_gradient=False`
-        with `read="before"`.
+        with `read="before"`; other replicas than have a copy of the table.
       tf.errors.InvalidArgumentError: at run time, for a label outside [0, C) (C of the table as it
         is then) or a NaN or Inf in an unmasked row, shapes that turn out not to fit, or a tensor
         `decay` or `alpha` out of range.
@@ -134,7 +139,8 @@ def update_embed_centers(
 ) -> Any:
     """Updates the centers as `get_embed_centers` does, and returns the op that does it.
 
-    For graphs that look the centers up elsewhere and run the update with their train op.
+    For graphs that look the centers up elsewhere and run the update with their train op; on
+    replicas as `get_embed_centers`.
 
     Args:
       embed_batch: floating `[B, D]` or `[B, T, D]`, as in `get_embed_centers`.

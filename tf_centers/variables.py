@@ -44,7 +44,8 @@ def create_embed_centers(
 
     Both are in the global collection, so that `tf.train.Saver` saves them, and never trainable.
     In a scope that reuses variables, the ones that are there are returned. Under a partitioner
-    (`tf.fixed_size_partitioner`) both are `PartitionedVariable`s, split by rows into shards.
+    (`tf.fixed_size_partitioner`) both are `PartitionedVariable`s, split by rows into shards. In the
+    scope of a `tf.distribute` strategy, every replica gets a copy, from TensorFlow 2.4 on.
 
     Args:
       num_classes: Python integer C, at least 1.

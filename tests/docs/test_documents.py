@@ -5,6 +5,7 @@ import typing
 import documents
 import numpy as np
 import pytest
+import tensorflow
 import tensorflow.compat.v1 as tf
 from documents import DOCUMENTS, LAYERS, LOSSES, MIGRATING, ROOT
 from tensorflow import keras
@@ -14,6 +15,10 @@ import tf_centers.keras
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 RUNNER = (ROOT / ".ci" / "run").read_text(encoding="utf-8")
+needs_gathers = pytest.mark.skipif(
+    not hasattr(tensorflow.distribute.ReplicaContext, "all_gather"),
+    reason="TensorFlow before 2.4 cannot gather within replicas",
+)
 STATELESS = ("EmbedCenters", "NearestCenters", "create_embed_centers")
 
 
@@ -22,7 +27,9 @@ def _programs():
         if document in (LOSSES, MIGRATING):
             continue
         for blocks in documents.find_programs(document.read_text(encoding="utf-8")):
-            yield pytest.param(blocks, id=f"{document.name}:{blocks[0].line}")
+            newer = blocks[0].before.endswith("<!-- from TensorFlow 2.4 -->\n")
+            marks = [needs_gathers] if newer else []
+            yield pytest.param(blocks, id=f"{document.name}:{blocks[0].line}", marks=marks)
 
 
 @pytest.mark.parametrize("blocks", list(_programs()))
