@@ -1,7 +1,7 @@
 # The commands of a contributor. PYTHON=... runs them in another environment than .venv.
 PYTHON ?= .venv/bin/python
 
-venv:  ## makes .venv
+venv:  ## creates .venv with all tools
 	python3 -m venv .venv
 	.venv/bin/pip install -q -e '.[tensorflow,test,docs,lint]'
 
@@ -22,6 +22,7 @@ docs:  ## the site, in site/
 	NO_MKDOCS_2_WARNING=1 $(PYTHON) -m mkdocs build -q --strict
 
 notebook:  ## runs the tutorial from a clean kernel, and keeps its output
-	$(PYTHON) -m nbconvert --to notebook --execute --inplace docs/tutorial.ipynb
+	$(PYTHON) -m nbconvert --to notebook --execute --inplace --log-level=ERROR \
+	  --ExecutePreprocessor.record_timing=False docs/tutorial.ipynb
 
 .PHONY: venv lint types quick test docs notebook
