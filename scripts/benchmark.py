@@ -1,15 +1,16 @@
-"""Times the updaters against the circulating recipe, as ratios of medians within one run.
+"""Times updaters against the circulating recipe, and searches against a product and `top_k`.
 
-  python scripts/benchmark.py [--json=PATH] [--sizes=C/D/B,C/D/B,...]
+  python scripts/benchmark.py [--json=PATH] [--sizes=C/D/B,C/D/B,...] [--searches=C/D/B,...]
   python scripts/benchmark.py --table=PATH,PATH
 
-The second form prints what several runs wrote, such as one for each version of TensorFlow, as a
-table in Markdown.
+Prints ratios of medians within one run. The second form prints what several runs wrote, such as
+one for each version of TensorFlow, as tables in Markdown.
 
 All contenders of a size take turns in one process, each with a table of its own and every run-time
 check on. The graph does not know the size of the batch, which the session holds, so that nobody
 pays for feeding it. Labels are drawn at random from all classes. TensorFlow 1.15 uses ref
-variables, as it does by default, and 2.x resource variables.
+variables, as it does by default, and 2.x resource variables. Searched tables have been updated
+once, since a resource variable that has been is read in another way.
 """
 
 import json
@@ -29,12 +30,15 @@ import tf_centers  # noqa: E402
 DECAY, ALPHA = 0.95, 0.5
 SIZES = "10/2/128,10/64/512,1000/128/256,1000/128/1024,10000/512/256,10000/512/1024,"
 SIZES += "1000000/128/1024,100000/512/4096"
+SEARCHES = "64/64/64,64/64/4096,64/512/64,1000/128/64,1024/128/1024,4096/64/64,4096/128/64,"
+SEARCHES += "4096/512/64,4096/128/1024,65536/128/64"
 # TensorFlow's executor needs some hundred steps to learn which ops are cheap.
 WARM_UP = 300
 # One-hot matrices of more elements than this are not worth waiting for.
 MOST_ONE_HOT = 2 * 10**7
 
 flags.DEFINE_list("sizes", SIZES.split(","), "Sizes to time: classes/dims/rows of a batch.")
+flags.DEFINE_list("searches", SEARCHES.split(","), "Sizes to time searches of, in the same form.")
 flags.DEFINE_integer("runs", 200, "Timed steps of each contender at each size.", lower_bound=5)
 flags.DEFINE_integer("threads", 2, "Threads, within and between ops.", lower_bound=1)
 flags.DEFINE_boolean("feed", False, "Feed the batch from NumPy in every step.")
@@ -49,7 +53,7 @@ class Timing(NamedTuple):
     contender: str
     median_us: float
     spread: float  # half the range of the middle half of the steps, over the median
-    ratio: float  # of the median to that of the recipe
+    ratio: float  # of the median to that of the first contender
 
 
 def recipe(ctrs: Any, embeds: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
@@ -96,7 +100,22 @@ CONTENDERS = {
 }
 
 
-def time_size(size: str, runs: int, config: tf.ConfigProto, feed: bool) -> List[Timing]:
+# The nearest class of each row; labels take no part.
+SEARCHERS = {
+    "product and top_k": lambda ctrs, embeds, labels: tf.nn.top_k(
+        tf.matmul(embeds, ctrs, transpose_b=True)
+    ),
+    "nearest_centers": lambda ctrs, embeds, labels: tf_centers.nearest_centers(embeds, ctrs),
+}
+
+
+def time_size(
+    contenders: Dict[str, Callable[..., Any]],
+    size: str,
+    runs: int,
+    config: tf.ConfigProto,
+    feed: bool,
+) -> List[Timing]:
     """Times every contender at one size."""
     classes, dims, rows = parse_size(size)
     random = np.random.RandomState(0)
@@ -108,19 +127,22 @@ def time_size(size: str, runs: int, config: tf.ConfigProto, feed: bool) -> List[
         ]
         embeds = tf.placeholder_with_default(held[0], [None, dims])
         labels = tf.placeholder_with_default(held[1], [None])
-        fetches = {}
-        for place, (name, build) in enumerate(CONTENDERS.items()):
+        fetches, updates = {}, []
+        for place, (name, build) in enumerate(contenders.items()):
             if name == "dense one-hot" and classes * rows > MOST_ONE_HOT:
                 continue
             with tf.variable_scope(f"contender_{place}"):
-                ctrs = tf.get_variable("ctrs", [classes, dims], initializer=tf.zeros_initializer())
+                initial = tf.random_normal_initializer(seed=0)
+                ctrs = tf.get_variable("ctrs", [classes, dims], initializer=initial)
+                updates.append(tf_centers.update_embed_centers(embeds, labels, centers=ctrs))
                 fetches[name] = build(ctrs, embeds, labels)
         session.run(tf.global_variables_initializer())
+        session.run(updates)
         # An empty list of feeds would take a slower way through the session.
         holders, values = ([embeds, labels], batch) if feed else (None, ())
         calls = {name: session.make_callable(fetch, holders) for name, fetch in fetches.items()}
         taken = time_in_turns({name: lambda f=f: f(*values) for name, f in calls.items()}, runs)
-    baseline = float(np.median(taken["recipe"]))
+    baseline = float(np.median(taken[next(iter(contenders))]))
     return [_timing(size, name, seconds, baseline) for name, seconds in taken.items()]
 
 
@@ -164,25 +186,34 @@ def geometric_means(timings: List[Timing]) -> Dict[str, float]:
 
 
 def format_table(runs: List[Dict[str, Any]]) -> str:
-    """Figures of one or more runs, one column for a contender and version, in Markdown."""
-    names = [name for name in CONTENDERS if name not in ("recipe", "dense one-hot")]
-    versions = [run["tensorflow"] for run in runs]
-    lines = ["| C / D / B | recipe, us | " + " | ".join(names) + " |", "| --- " * 6 + "|"]
+    """Figures of one or more runs in Markdown, versions side by side."""
+    title = f"TensorFlow {' / '.join(run['tensorflow'] for run in runs)}"
+    tables = [
+        _format_timings([run[key] for run in runs], [n for n in names if n != "dense one-hot"])
+        for key, names in (("timings", CONTENDERS), ("searches", SEARCHERS))
+    ]
+    return "\n\n".join([title] + tables)
+
+
+def _format_timings(runs: List[List[Dict[str, Any]]], columns: List[str]) -> str:
+    first, names = columns[0], columns[1:]
+    lines = [f"| C / D / B | {first}, us | " + " | ".join(names) + " |"]
+    lines.append("| --- " * (len(columns) + 1) + "|")
     cells: Dict[str, Dict[str, List[str]]] = {}
     for run in runs:
-        timings = [Timing(**timing) for timing in run["timings"]]
+        timings = [Timing(**timing) for timing in run]
         for timing in timings:
-            value = timing.median_us if timing.contender == "recipe" else timing.ratio
-            text = f"{value:,.0f}" if timing.contender == "recipe" else f"{value:.2f}"
+            value = timing.median_us if timing.contender == first else timing.ratio
+            text = f"{value:,.0f}" if timing.contender == first else f"{value:.2f}"
             cells.setdefault(timing.size, {}).setdefault(timing.contender, []).append(text)
         for name, mean in geometric_means(timings).items():
             cells.setdefault("geometric mean", {}).setdefault(name, []).append(f"{mean:.2f}")
     cells["geometric mean"] = cells.pop("geometric mean")
     for size, found in cells.items():
         label = " / ".join(f"{int(part):,}" if part.isdigit() else part for part in size.split("/"))
-        row = [label] + [" / ".join(found[name]) for name in ["recipe"] + names]
+        row = [label] + [" / ".join(found[name]) for name in columns]
         lines.append("| " + " | ".join(row) + " |")
-    return f"TensorFlow {' / '.join(versions)}\n\n" + "\n".join(lines)
+    return "\n".join(lines)
 
 
 def run_benchmark(values: flags.FlagValues) -> Dict[str, Any]:
@@ -191,22 +222,27 @@ def run_benchmark(values: flags.FlagValues) -> Dict[str, Any]:
         intra_op_parallelism_threads=values.threads, inter_op_parallelism_threads=values.threads
     )
     print(f"TensorFlow {tf.__version__}, {values.threads} threads; median, spread, ratio")
-    timings: List[Timing] = []
-    for size in values.sizes:
-        found = time_size(size, values.runs, config, values.feed)
-        print(size)
-        for _, name, median, spread, ratio in found:
-            print(f"  {name:<20}{median:>12,.0f} us  +-{spread:4.0%}{ratio:>8.2f}", flush=True)
-        timings += found
-    print("geometric mean")
-    for name, mean in geometric_means(timings).items():
-        print(f"  {name:<20}{mean:>31.2f}")
+
+    def time_sizes(contenders: Dict[str, Callable[..., Any]], sizes: List[str]) -> Any:
+        timings: List[Timing] = []
+        for size in sizes:
+            found = time_size(contenders, size, values.runs, config, values.feed)
+            print(size)
+            for _, name, median, spread, ratio in found:
+                print(f"  {name:<20}{median:>12,.0f} us  +-{spread:4.0%}{ratio:>8.2f}", flush=True)
+            timings += found
+        print("geometric mean")
+        for name, mean in geometric_means(timings).items():
+            print(f"  {name:<20}{mean:>31.2f}")
+        return [timing._asdict() for timing in timings]
+
     return {
         "tensorflow": tf.__version__,
         "threads": values.threads,
         "runs": values.runs,
         "fed": values.feed,
-        "timings": [timing._asdict() for timing in timings],
+        "timings": time_sizes(CONTENDERS, values.sizes),
+        "searches": time_sizes(SEARCHERS, values.searches),
     }
 
 
@@ -228,7 +264,7 @@ def main(argv: List[str]) -> int:
                     runs.append(json.load(file))
             print(format_table(runs))
             return 0
-        for size in values.sizes:
+        for size in values.sizes + values.searches:
             parse_size(size)
         if values.json and not os.path.isdir(os.path.dirname(os.path.abspath(values.json))):
             raise ValueError(f"--json={values.json}: expected a path in a folder that exists")

@@ -17,6 +17,8 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 DOCUMENTS = [ROOT / f"{name}.md" for name in ("README", "CONTRIBUTING", "CHANGES")] + sorted(
     ROOT.glob("docs/*.md")
 )
+# Their blocks run in tests of their own.
+MIGRATING, LOSSES = ROOT / "docs" / "migrating.md", ROOT / "docs" / "losses.md"
 LAYERS = [f"keras.{name}" for name in tf_centers.keras.__all__]
 _BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$(?:\n+```text\n(.*?)^```$)?", re.MULTILINE | re.DOTALL)
 _FENCED = re.compile(r"^```.*?^```$", re.MULTILINE | re.DOTALL)

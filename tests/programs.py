@@ -86,7 +86,7 @@ class Run:
         """Waits for the end, and returns the exit code, or minus the signal that killed it."""
         with self._changed:
             in_time = self._changed.wait_for(lambda: self.has_ended, DEADLINE_SECS)
-        assert in_time, f"still runs:\n{self.output}"
+        assert in_time, f"still runs:\n{self.output}{self.errors}"
         self._process.join(DEADLINE_SECS)
         return self._process.exitcode
 

@@ -5,6 +5,7 @@ from typing import Any, List, NamedTuple, Optional, Tuple
 import tensorflow.compat.v1 as tf
 from tensorflow import Variable  # compat.v1's Variable leaves out TF2's resource variables
 
+from tf_centers import replicas
 from tf_centers.access import outside_graphs
 
 FLOAT_DTYPES = (tf.float16, tf.bfloat16, tf.float32, tf.float64)
@@ -31,6 +32,8 @@ class Table(NamedTuple):
       shape: `[C, D]` of all of them together.
       dtype: of the centers.
       partitioned: whether it is a `PartitionedVariable`, be it of one shard.
+      copies: the shards of each copy on this machine, of which `shards` are those of this replica.
+      replicas: how many replicas of a distribution strategy, on all machines, have a copy.
     """
 
     name: str
@@ -38,6 +41,8 @@ class Table(NamedTuple):
     shape: List[int]
     dtype: tf.DType
     partitioned: bool
+    copies: Tuple[Tuple[EmbedCenters, ...], ...]
+    replicas: int
 
     @property
     def starts(self) -> List[int]:
@@ -83,15 +88,16 @@ def as_table(caller: str, ctrs: Any, counts: Any = None) -> Table:
 
     Raises:
       TypeError: something that is no variable, or of another dtype.
-      ValueError: another shape, shards by columns, or copies on several replicas.
+      ValueError: another shape, shards by columns; copies on several replicas before TensorFlow
+        2.4; counts without as many copies.
     """
-    _refuse_copies(caller, ctrs)
     shards = _as_shards(ctrs)
     if shards is None:
         raise TypeError(
             f"{caller}: centers must be a scope name, an EmbedCenters or a variable, got {ctrs!r}"
         )
     name, shape = _name_and_shape(ctrs)
+    check_replicas(caller, replicas.count_of(shards[0]))
     dtype = shards[0].dtype.base_dtype
     if dtype not in FLOAT_DTYPES:
         raise TypeError(f"{caller}: centers must have a floating dtype, got {dtype.name} in {name}")
@@ -106,12 +112,15 @@ def as_table(caller: str, ctrs: Any, counts: Any = None) -> Table:
                 f"got a shard of shape {shard.shape} in {name}"
             )
     columns = [None] * len(shards) if counts is None else _check_counts(caller, counts, shards)
+    copies = tuple(zip(*[_copies_of(*pair) for pair in zip(shards, columns)]))
     return Table(
         name=name,
-        shards=tuple(EmbedCenters(*pair) for pair in zip(shards, columns)),
+        shards=copies[replicas.own_place(len(copies))],
         shape=shape.as_list(),
         dtype=dtype,
-        partitioned=not isinstance(ctrs, Variable),
+        partitioned=shards[0] is not ctrs,
+        copies=copies,
+        replicas=replicas.count_of(shards[0]),
     )
 
 
@@ -119,6 +128,12 @@ def _check_counts(caller: str, counts: Any, shards: List[Any]) -> List[Any]:
     found = _as_shards(counts)
     if found is None:
         raise TypeError(f"{caller}: counts must be a variable or None, got {counts!r}")
+    copies = replicas.count_of(shards[0])
+    if replicas.count_of(found[0]) != copies:
+        raise ValueError(
+            f"{caller}: counts must be copied to as many replicas as centers, {copies}, got "
+            f"{found[0].name} on {replicas.count_of(found[0])}; make both in one strategy's scope"
+        )
     expected = [shard.shape.as_list()[:1] for shard in shards]
     for variable in found:
         if variable.dtype.base_dtype != tf.int64:
@@ -136,7 +151,8 @@ def _check_counts(caller: str, counts: Any, shards: List[Any]) -> List[Any]:
 
 def _as_shards(variable: Any) -> Optional[List[Any]]:
     """The variables that a variable, or one that is partitioned, consists of; None for others."""
-    if isinstance(variable, Variable):
+    # What a strategy of TensorFlow 1.15 makes is no Variable, but its copies are.
+    if isinstance(replicas.copies(variable)[0], Variable):
         return [variable]
     # What tf.get_variable returns under a partitioner, a class without a public name.
     partitioned = hasattr(variable, "as_tensor") and hasattr(variable, "__iter__")
@@ -145,6 +161,12 @@ def _as_shards(variable: Any) -> Optional[List[Any]]:
         if shards and all(isinstance(shard, Variable) for shard in shards):
             return shards
     return None
+
+
+def _copies_of(ctrs: Any, counts: Any) -> List[EmbedCenters]:
+    copies = replicas.copies(ctrs)
+    columns = [None] * len(copies) if counts is None else replicas.copies(counts)
+    return [EmbedCenters(*pair) for pair in zip(copies, columns)]
 
 
 def _name_and_shape(variable: Any) -> Tuple[str, tf.TensorShape]:
@@ -176,23 +198,11 @@ def _put_together(name: str, shards: List[Any]) -> Any:
             return tuple(shards)
 
 
-def refuse_replicas(caller: str) -> None:
-    """Refuses to make centers where a distribution strategy would copy them to its replicas."""
-    replicas = tf.distribute.get_strategy().num_replicas_in_sync
-    if replicas > 1:
-        _refuse(caller, replicas, "of those this strategy makes")
-
-
-def _refuse_copies(caller: str, variable: Any) -> None:
-    """Refuses a variable that a distribution strategy keeps a copy of on each of its replicas."""
-    copies = getattr(variable, "values", None)
-    if isinstance(copies, (tuple, list)) and len(copies) > 1:
-        _refuse(caller, len(copies), f"{variable.name} of a distribution strategy")
-
-
-def _refuse(caller: str, copies: int, which: str) -> None:
-    raise ValueError(
-        f"{caller}: centers must be one variable, got one with {copies} copies, {which}; an update "
-        "would move one copy alone. Make the variable outside the scope of the strategy, or use "
-        "parameter servers (tf.train.replica_device_setter) with use_locking=True"
-    )
+def check_replicas(caller: str, count: int) -> None:
+    """Refuses copies on several replicas where TensorFlow cannot gather their batches."""
+    if count > 1 and not replicas.SUPPORTED:
+        raise ValueError(
+            f"{caller}: centers must be one variable before TensorFlow 2.4, got one with {count} "
+            "copies for the replicas of a distribution strategy; use one replica, or towers in one "
+            "graph or parameter servers (tf.train.replica_device_setter) with use_locking=True"
+        )

@@ -10,6 +10,8 @@ from typing import Any, Callable, List, Optional, Tuple
 
 import tensorflow.compat.v1 as tf
 
+from tf_centers import replicas
+
 Named = Tuple[str, tf.Tensor]
 
 
@@ -21,6 +23,9 @@ class Checks:
         self.caller = caller
         self.ops: List[Any] = []
         self.validate = validate
+        # Whether what is checked next may differ among replicas, all of which are to fail then:
+        # where one fails alone, the others wait for its rows.
+        self.on_every_replica = False
         self._conditions: List[tf.Tensor] = []
 
     def require(self, condition: Callable[[], tf.Tensor], expected: str, *found: Any) -> None:
@@ -33,9 +38,13 @@ class Checks:
         """
         if self.validate:
             parts = [f"{self.caller}: expected {expected}"] + list(found)
+            holds = condition()
+            if self.on_every_replica:
+                passed = self.gather(holds)
+                parts += ["here; it must hold on each replica, and does by their ids:", passed]
+                holds = tf.reduce_all(passed)
             with on_host():
                 data = [tf.constant(part) if isinstance(part, str) else part for part in parts]
-            holds = condition()
             self._conditions.append(holds)
             self.ops.append(tf.raw_ops.Assert(condition=holds, data=data, summarize=8))
 
@@ -67,14 +76,21 @@ class Checks:
             tensor.set_shape(shape)
         return tensor
 
+    def gather(self, value: tf.Tensor) -> tf.Tensor:
+        """A scalar of each replica, `[replicas]`, once the checks so far have passed.
+
+        A check that fails while its replica still gathers would cut off the others.
+        """
+        return replicas.gather(self.guard(tf.reshape(value, [1])))
+
     def nan_unless_passed(self, rows: tf.Tensor) -> tf.Tensor:
         """The same rows; or NaN where a check fails in a function, since XLA drops its Assert."""
         if not self._conditions or not tf.get_default_graph().building_function:
             return rows
         passed = functools.reduce(tf.logical_and, self._conditions)
-        one, nan = tf.constant(1, rows.dtype), tf.constant(float("nan"), rows.dtype)
-        # Times 1 every value keeps its bits.
-        return rows * tf.where(passed, one, nan)
+        # A NaN only where it is wanted: a constant one would alarm a debugger.
+        one_or_nan = tf.cast(tf.sqrt(tf.where(passed, 1.0, -1.0)), rows.dtype)
+        return tf.where(passed, rows, rows * one_or_nan)
 
 
 def on_host() -> Any:
@@ -125,15 +141,23 @@ def matrix(checks: Checks, name: str, value: tf.Tensor, num_dims: int) -> tf.Ten
 
 
 def scalar(checks: Checks, name: str, value: tf.Tensor) -> tf.Tensor:
-    """Checks that a tensor is a scalar, where its static shape does not tell."""
-    if value.shape.ndims is not None:
-        return value
-    shape = tf.shape(value)
-    checks.require(
-        lambda: tf.equal(tf.size(shape), 0), f"{name} to be a scalar, found shape", shape
-    )
-    # The first element where there are several, so that no op fails before the check does.
-    return tf.reshape(tf.reshape(value, [-1])[:1], [])
+    """Checks that a tensor is a scalar, and the same one on all replicas that make this update."""
+    if value.shape.ndims is None:
+        shape = tf.shape(value)
+        checks.require(
+            lambda: tf.equal(tf.size(shape), 0), f"{name} to be a scalar, found shape", shape
+        )
+        # The first element where there are several, so that no op fails before the check does.
+        value = tf.reshape(tf.reshape(value, [-1])[:1], [])
+    if replicas.count_here() > 1:
+        found = checks.gather(value)
+        checks.require(
+            lambda: tf.reduce_all(tf.equal(found, found[0])),
+            f"{name} to be the same on every replica, found",
+            found,
+        )
+        value = found[0]
+    return value
 
 
 def label_vector(checks: Checks, labels: tf.Tensor) -> tf.Tensor:

@@ -87,8 +87,8 @@ def nearest_centers(
 
     Where counts exist when this is built, classes that were never seen are not candidates. Equal
     distances rank by class. A row that is not finite is near to nothing. Distances are those of
-    `center_distances`, whose errors decide between classes that nearly tie: where embeddings
-    lie much farther from the origin than from each other, use a float64 table.
+    `center_distances`, whose rounding errors decide between classes that nearly tie: where
+    embeddings lie much farther from the origin than from each other, use a float64 table.
 
     Args:
       embed_batch: floating `[B, D]`, cast to the dtype of the centers.
@@ -131,7 +131,7 @@ def nearest_centers(
         if len(parts) > 1:
             # Parts come in the order of their classes, and top_k takes the first of equals first.
             scores, place = tf.nn.top_k(tf.concat([part.distances for part in parts], axis=1), k)
-            labels = _pick(tf.concat([part.labels for part in parts], axis=1), place)
+            labels = tf.batch_gather(tf.concat([part.labels for part in parts], axis=1), place)
         squares = _squared_norms(embeds) - 2.0 * scores
         far = tf.fill(tf.shape(squares), _far(squares.dtype))
         found = squares < far
@@ -172,12 +172,6 @@ def _search(
     return parts
 
 
-def _pick(values: tf.Tensor, places: tf.Tensor) -> tf.Tensor:
-    """`values[i, places[i, j]]`; TensorFlow Lite of 1.15 gets `tf.batch_gather` wrong."""
-    size, width = tf.unstack(tf.shape(values))
-    return tf.gather(tf.reshape(values, [-1]), places + tf.expand_dims(tf.range(size) * width, 1))
-
-
 def _as_rows(caller: str, embed_batch: Any, table: Table) -> tf.Tensor:
     """Checks embeddings `[B, D]`; in the dtype of the table, or float32 where that is narrower."""
     embeds = arguments.as_floats(caller, "embed_batch", embed_batch)
@@ -193,7 +187,9 @@ def _scores(embeds: tf.Tensor, rows: tf.Tensor, half_norms: tf.Tensor) -> tf.Ten
 
 
 def _half_norms(rows: tf.Tensor) -> tf.Tensor:
-    return 0.5 * tf.reduce_sum(tf.square(rows), axis=1)
+    # On short rows, a product takes down to a third of the time of a sum.
+    halves = tf.fill([rows.shape.as_list()[1], 1], tf.constant(0.5, rows.dtype))
+    return tf.reshape(tf.matmul(tf.square(rows), halves), [-1])
 
 
 def _squared_norms(embeds: tf.Tensor) -> tf.Tensor:

@@ -9,7 +9,7 @@ from typing import Any, Dict, List, Optional, Union
 import tensorflow.compat.v1 as tf
 from tensorflow import Variable, keras
 
-from tf_centers import arguments, keras_arguments
+from tf_centers import arguments, keras_arguments, replicas
 from tf_centers.arguments import as_written
 from tf_centers.centers import EmbedCenters
 from tf_centers.losses import center_loss
@@ -35,6 +35,7 @@ class ComputeCenter(keras.layers.Layer):  # type: ignore[misc]
     `None` for its loss. The centers `ctrs [C, D]` and the rows seen of each class `counts [C]` are
     non-trainable weights, saved with the model. The centers are float32 also under a policy of
     half or mixed precision; with `dtype="float64"` they are float64.
+    `set_weights([ctrs, counts])` takes over a table from elsewhere; see `docs/migrating.md`.
 
     XLA drops checks, so the layer declares that it cannot be compiled by it: Keras 3 then runs the
     whole model without, also under `jit_compile=True`. Make the layer in the constructor of a
@@ -47,12 +48,13 @@ class ComputeCenter(keras.layers.Layer):  # type: ignore[misc]
         `ExponentialWindow(0.95)`. With a tensor for `decay` or `alpha`, the configuration of the
         layer cannot be saved; its weights can.
       weight: Python float, finite and at least 0. With 0 the centers are tracked all the same.
+      initializer: Keras initializer of the centers: its name, an instance or a configuration.
       **layer_kwargs: what every layer takes, such as `name` and `dtype`.
 
     Call arguments:
       inputs: `[labels, embeddings]`: labels `[B]` or `[B, 1]` in [0, C), of any integer dtype or
-        whole numbers of a floating one that can tell C of them apart; embeddings floating `[B, D]`
-        with D known statically.
+        whole numbers of a floating one that can tell C of them apart, or one-hot `[B, C]` for C
+        above 1; embeddings floating `[B, D]` with D known statically.
       training: bool, scalar bool tensor, or None for what Keras says.
 
     Returns:
@@ -61,12 +63,12 @@ class ComputeCenter(keras.layers.Layer):  # type: ignore[misc]
     Raises:
       TypeError: a size, weight or updater of another kind; labels that are no numbers, embeddings
         that are not floating.
-      ValueError: `num_classes` or `weight` out of range, inputs of other shapes, too many classes
-        for labels of a floating dtype, a backend of Keras other than TensorFlow; from `get_config`,
-        an updater with a tensor in it.
+      ValueError: `num_classes` or `weight` out of range, an unknown initializer, inputs of other
+        shapes, too many classes for labels of a floating dtype, a backend of Keras other than
+        TensorFlow; from `get_config`, an updater with a tensor in it.
       NotImplementedError: under `stateless_call`.
-      tf.errors.InvalidArgumentError: at run time, for a label out of range or not whole, and in
-        training for a NaN or Inf. Nothing of that batch is written.
+      tf.errors.InvalidArgumentError: at run time, for a label out of range or not whole, or a row
+        that is not one-hot, and in training for a NaN or Inf. Nothing of that batch is written.
 
     Example:
       >>> labels, embeds = keras.Input([1], dtype="int64"), keras.Input([2])
@@ -85,6 +87,7 @@ class ComputeCenter(keras.layers.Layer):  # type: ignore[misc]
         num_classes: int,
         updater: Optional[Updater] = None,
         weight: float = 1.0,
+        initializer: Any = "zeros",
         **layer_kwargs: Any,
     ) -> None:
         backend = keras.backend.backend()
@@ -95,16 +98,18 @@ class ComputeCenter(keras.layers.Layer):  # type: ignore[misc]
         self.num_classes = arguments.as_size(_CALLER, "num_classes", num_classes)
         self.updater = as_updater(_CALLER, updater)
         self.weight = keras_arguments.as_loss_weight(_CALLER, weight)
+        self.initializer = keras_arguments.as_initializer(_CALLER, initializer)
         self.supports_jit = False
         # A layer of TensorFlow 1.15 would take its dtype from the labels.
         is_double = tf.as_dtype(self.dtype or keras.backend.floatx()) == tf.float64
         self._ctrs_dtype = tf.float64 if is_double else tf.float32
 
     def build(self, input_shape: Any) -> None:
-        """Makes `ctrs [C, D]` and `counts [C]`, all zeros."""
-        shape = [self.num_classes, keras_arguments.read_dims(_CALLER, input_shape)]
-        self.ctrs = self._add_state("ctrs", shape, self._ctrs_dtype)
-        self.counts = self._add_state("counts", shape[:1], tf.int64)
+        """Makes `ctrs [C, D]` by the initializer, and `counts [C]` of zeros."""
+        embeds = keras_arguments.check_shapes(_CALLER, input_shape, self.num_classes)
+        shape = [self.num_classes, int(embeds.as_list()[1])]
+        self.ctrs = self._add_state("ctrs", shape, self._ctrs_dtype, self.initializer)
+        self.counts = self._add_state("counts", shape[:1], tf.int64, "zeros")
         super().build(input_shape)
 
     # Without annotations, which the SavedModel of TensorFlow 1.15 cannot hold.
@@ -118,6 +123,7 @@ class ComputeCenter(keras.layers.Layer):  # type: ignore[misc]
         config["num_classes"] = self.num_classes
         config["updater"] = keras_arguments.updater_to_config(_CALLER, self.updater)
         config["weight"] = self.weight
+        config["initializer"] = keras.initializers.serialize(self.initializer)
         return config
 
     @classmethod
@@ -129,6 +135,10 @@ class ComputeCenter(keras.layers.Layer):  # type: ignore[misc]
     @as_written
     def _measure(self, inputs: Any, training: Any) -> tf.Tensor:
         labels, embeds = keras_arguments.as_pair(_CALLER, inputs)
+        embeds = arguments.as_floats(_CALLER, keras_arguments.EMBEDS, embeds)
+        keras_arguments.check_shapes(
+            _CALLER, [labels.shape, embeds.shape], self.num_classes, int(self.ctrs.shape[1])
+        )
         centers = EmbedCenters(_variable(self.ctrs), _variable(self.counts))
         if centers.ctrs is None:
             return center_loss(embeds, tf.zeros_like(tf.cast(embeds, self._ctrs_dtype)))
@@ -146,13 +156,13 @@ class ComputeCenter(keras.layers.Layer):  # type: ignore[misc]
         self.add_loss(loss, **({"inputs": True} if _takes(super().add_loss, "inputs") else {}))
         return distances
 
-    def _add_state(self, name: str, shape: List[int], dtype: tf.DType) -> Any:
+    def _add_state(self, name: str, shape: List[int], dtype: tf.DType, initializer: Any) -> Any:
         autocast = "autocast" if _takes(super().add_weight, "autocast") else "experimental_autocast"
         return self.add_weight(
             name=name,
             shape=shape,
             dtype=dtype.name,
-            initializer="zeros",
+            initializer=initializer,
             trainable=False,
             **{autocast: False},
         )
@@ -179,7 +189,9 @@ def _variable(weight: Any) -> Any:
     Keras 3 may ask before there are variables, and shows a new tensor at each look at the weight;
     under `stateless_call` it shows the one that it was called with.
     """
-    value = weight if isinstance(weight, Variable) else weight.value
+    if isinstance(replicas.copies(weight)[0], Variable):
+        return weight
+    value = weight.value
     if isinstance(value, Variable):
         return value
     if value is weight.value:

@@ -3,11 +3,11 @@
 import dataclasses
 import math
 import numbers
-from typing import Any, Dict, Tuple
+from typing import Any, Dict, Optional, Tuple
 
 import numpy as np
 import tensorflow.compat.v1 as tf
-from tensorflow import Variable
+from tensorflow import Variable, keras
 
 from tf_centers.checks import Checks
 from tf_centers.updaters import CumulativeMean, ExponentialWindow, Updater, WenUpdate
@@ -15,6 +15,9 @@ from tf_centers.updaters import CumulativeMean, ExponentialWindow, Updater, WenU
 _UPDATERS = {
     updater.__name__: updater for updater in (CumulativeMean, ExponentialWindow, WenUpdate)
 }
+# As messages name them.
+LABELS = "labels of inputs [labels, embeddings]"
+EMBEDS = "embeddings of inputs [labels, embeddings]"
 # Below these a floating dtype tells all whole numbers apart, and none from beyond is rounded in.
 _WHOLE_BELOW = {tf.bfloat16: 2**8, tf.float16: 2**11, tf.float32: 2**24, tf.float64: 2**53}
 
@@ -28,6 +31,17 @@ def as_loss_weight(caller: str, weight: Any) -> float:
     return float(weight)
 
 
+def as_initializer(caller: str, initializer: Any) -> Any:
+    """The Keras initializer that a name, a configuration or an instance stands for."""
+    try:
+        found = keras.initializers.get(initializer)
+    except (TypeError, ValueError):
+        found = None
+    if not callable(found):
+        raise ValueError(f"{caller}: initializer must be one of Keras, got {initializer!r}")
+    return found
+
+
 def as_pair(caller: str, inputs: Any) -> Tuple[Any, Any]:
     """Splits `[labels, embeddings]`, or the shapes of both."""
     if not isinstance(inputs, (list, tuple)) or len(inputs) != 2:
@@ -35,39 +49,64 @@ def as_pair(caller: str, inputs: Any) -> Tuple[Any, Any]:
     return inputs[0], inputs[1]
 
 
-def read_dims(caller: str, shapes: Any) -> int:
-    """D, from the shapes of labels and embeddings."""
+def check_shapes(
+    caller: str, shapes: Any, num_classes: int, num_dims: Optional[int] = None
+) -> tf.TensorShape:
+    """Checks the shapes of labels and embeddings; returns that of the embeddings.
+
+    Without `num_dims`, the embeddings have to tell it.
+    """
     labels, embeds = [tf.TensorShape(shape) for shape in as_pair(caller, shapes)]
-    if labels.ndims not in (None, 1) and (labels.ndims != 2 or labels.as_list()[1] != 1):
-        raise ValueError(f"{caller}: labels must have shape [B] or [B, 1], got {labels}")
-    if embeds.ndims != 2 or embeds.as_list()[1] is None:
+    columns = labels.as_list()[1] if labels.ndims == 2 else 1
+    if labels.ndims not in (None, 1, 2) or columns not in (1, num_classes):
         raise ValueError(
-            f"{caller}: embeddings must have shape [B, D] with D known statically, got {embeds}"
+            f"{caller}: {LABELS} must have shape [B], [B, 1] or, one-hot, [B, {num_classes}], got "
+            f"{labels}"
         )
-    return int(embeds.as_list()[1])
+    if num_dims is None:
+        form, fits = "[B, D] with D known statically", embeds[1:].is_fully_defined()
+    else:
+        form, fits = f"[B, {num_dims}]", embeds.is_compatible_with([None, num_dims])
+    if not fits or embeds.ndims not in (None, 2):
+        raise ValueError(f"{caller}: {EMBEDS} must have shape {form}, got {embeds}")
+    if not labels[:1].is_compatible_with(embeds[:1]):
+        raise ValueError(
+            f"{caller}: both of inputs [labels, embeddings] must have the same number of rows, got "
+            f"shapes {labels} and {embeds}"
+        )
+    return embeds
 
 
 def as_integers(caller: str, labels: Any, num_classes: int) -> tf.Tensor:
-    """The labels, with floats checked for whole numbers and made int64."""
+    """The labels; one-hot ones as integers `[B]`, and floats that are whole numbers as int64."""
     labels = tf.convert_to_tensor(labels)
     dtype = labels.dtype.base_dtype
-    if not dtype.is_floating:
+    if not dtype.is_floating and not dtype.is_integer:
+        raise TypeError(f"{caller}: {LABELS} must be numbers, got {dtype.name}")
+    checks = Checks(caller)
+    # Half precision has few of these ops everywhere.
+    wide = tf.cast(labels, tf.float64)
+    if labels.shape.ndims == 2 and labels.shape.as_list()[1] == num_classes > 1:
+        classes = tf.argmax(wide, axis=1)
+        one_hot = tf.one_hot(classes, num_classes, dtype=tf.float64)
+        checks.require(
+            lambda: tf.reduce_all(tf.equal(wide, one_hot)), f"{LABELS} to be one-hot, found", labels
+        )
+        return checks.guard(classes)
+    if dtype.is_integer:
         return labels
     below = _WHOLE_BELOW.get(dtype, 0)
     if num_classes > below:
         raise ValueError(
-            f"{caller}: labels must have an integer dtype for {num_classes} classes, got "
+            f"{caller}: {LABELS} must have an integer dtype for {num_classes} classes, got "
             f"{dtype.name}, which tells whole numbers apart up to {below} only"
         )
-    checks = Checks(caller)
-    # Half precision has few of these ops everywhere.
-    wide = tf.cast(labels, tf.float64)
     checks.require(
         # What is beyond the range of int64, infinity too, a cast may turn into anything.
         lambda: tf.reduce_all(
             tf.logical_and(tf.equal(wide, tf.floor(wide)), tf.abs(wide) < 2.0**53)
         ),
-        "labels that are whole numbers, found",
+        f"{LABELS} to be whole numbers, found",
         labels,
     )
     return tf.cast(checks.guard(wide), tf.int64)

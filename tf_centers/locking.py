@@ -28,7 +28,7 @@ def warn_of_overlap(caller: str, table: Table, device: str, use_locking: bool) -
         return  # TensorFlow runs the updates of one function in their order.
     with tf.init_scope():
         graph = tf.get_default_graph()
-    locks = _updates.setdefault(graph, {}).setdefault(table.name, [])
+    locks = _updates.setdefault(graph, {}).setdefault(table.shards[0].ctrs.name, [])
     warned = _may_overlap(locks)
     job = tf.DeviceSpec.from_string(table.shards[0].ctrs.device or "").job
     if job not in (None, "localhost", tf.DeviceSpec.from_string(device or "").job):

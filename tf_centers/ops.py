@@ -6,9 +6,9 @@ import tensorflow.compat.v1 as tf
 
 from tf_centers import arguments
 from tf_centers.arguments import as_written
-from tf_centers.batch import check_batch, complete
+from tf_centers.batch import check_batch, check_labels, complete, unflatten
 from tf_centers.centers import Table
-from tf_centers.checks import Checks, in_range, label_vector, scalar
+from tf_centers.checks import Checks, scalar
 from tf_centers.sharding import read_table, update_table
 from tf_centers.updaters import Updater, as_updater
 from tf_centers.variables import CentersLike, find_table
@@ -41,15 +41,17 @@ def get_embed_centers(
     kernels to group rows with, nor masks; a lookup of a bad label there returns NaN rows.
 
     Args:
-      embed_batch: floating `[B, D]`, cast to the dtype of the centers.
-      label_batch: integers `[B]` or `[B, 1]` in [0, C).
+      embed_batch: floating `[B, D]`, cast to the dtype of the centers; or `[B, T, D]`, the batch
+        of its `B * T` rows in row-major order. An unknown rank means `[B, D]`: for more axes, the
+        static shape has to have three.
+      label_batch: integers `[B]` or `[B, 1]` in [0, C); `[B, T]` for embeddings `[B, T, D]`.
       updater: `CumulativeMean`, `ExponentialWindow`, `WenUpdate` or an `Updater` of your own; None
         is `ExponentialWindow(0.95)`.
       centers: name of the variable scope that holds `ctrs` (below the current one, else
         absolute), an `EmbedCenters`, or the variable `ctrs [C, D]` itself, whole or split by
         rows under a partitioner. Inside a `tf.function` pass variables.
-      mask: bool `[B]` or None. Rows that are False touch nothing, their labels are not read, and
-        they get their own embedding back as their center.
+      mask: bool `[B]`, or `[B, T]`, or None. Rows that are False touch nothing, their labels are
+        not read, and they get their own embedding back as their center.
       is_training: bool or scalar bool tensor; False looks the centers up and changes nothing.
       read: "after" returns the rows after the update, "before" as they were. Either way the
         update has been applied once the result is there.
@@ -64,7 +66,7 @@ def get_embed_centers(
       name: name of the scope of the ops.
 
     Returns:
-      `[B, D]` in the dtype of the centers.
+      `[B, D]`, or `[B, T, D]`, in the dtype of the centers.
 
     Raises:
       TypeError: embeddings that are not floating, labels that are not integers, a mask or an
@@ -101,7 +103,7 @@ def get_embed_centers(
         checks = Checks(caller, arguments.check_bool(caller, "validate_args", validate_args))
         updates = training is not False
         table = find_table(caller, centers, updates and updater.needs_counts)
-        batch = check_batch(checks, table, embed_batch, label_batch, mask, updates)
+        batch = check_batch(checks, table, embed_batch, label_batch, mask, updates, stop_gradient)
         embeds, labels = batch.embeds, batch.labels
         if not updates:
             rows = checks.nan_unless_passed(read_table(table, labels))
@@ -135,11 +137,11 @@ def update_embed_centers(
     For graphs that look the centers up elsewhere and run the update with their train op.
 
     Args:
-      embed_batch: floating `[B, D]`, cast to the dtype of the centers.
-      label_batch: integers `[B]` or `[B, 1]` in [0, C).
+      embed_batch: floating `[B, D]` or `[B, T, D]`, as in `get_embed_centers`.
+      label_batch: integers `[B]` or `[B, 1]` in [0, C); `[B, T]` for embeddings `[B, T, D]`.
       updater: as in `get_embed_centers`.
       centers: as in `get_embed_centers`.
-      mask: bool `[B]` or None; rows that are False touch nothing.
+      mask: bool `[B]`, or `[B, T]`, or None; rows that are False touch nothing.
       use_locking: as in `get_embed_centers`.
       validate_args: False drops the checks at run time.
       name: name of the scope of the ops.
@@ -179,14 +181,15 @@ def lookup_embed_centers(
     """Returns the center of each label, and changes nothing.
 
     Args:
-      label_batch: integers `[B]` or `[B, 1]` in [0, C).
+      label_batch: integers `[B]` or `[B, 1]` in [0, C), or `[B, T]`. What is not known to have
+        more columns than one means `[B]` or `[B, 1]`: for more, the static shape has to say T.
       centers: as in `get_embed_centers`.
       name: name of the scope of the ops.
 
     Returns:
-      `[B, D]` in the dtype of the centers; no gradient flows into it. Under
-      `tf.function(jit_compile=True)`, where XLA drops every assertion, all rows are NaN if a label
-      is out of range.
+      `[B, D]`, of labels `[B, T]` `[B, T, D]`, in the dtype of the centers; no gradient flows into
+      it. Under `tf.function(jit_compile=True)`, where XLA drops every assertion, all rows are NaN
+      if a label is out of range.
 
     Raises:
       TypeError: labels that are not integers.
@@ -208,10 +211,9 @@ def lookup_embed_centers(
     with tf.name_scope(name, caller, [label_batch]):
         checks = Checks(caller)
         table = find_table(caller, centers, with_counts=False)
-        labels, given = arguments.as_labels(caller, "label_batch", label_batch)
-        labels = label_vector(checks, labels)
-        labels = in_range(checks, labels, table.shape[0], given)
-        return tf.stop_gradient(checks.nan_unless_passed(read_table(table, labels)))
+        labels, axes = check_labels(checks, table, label_batch)
+        rows = checks.nan_unless_passed(read_table(table, labels))
+        return tf.stop_gradient(unflatten(rows, axes))
 
 
 def _update_and_read(

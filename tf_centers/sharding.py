@@ -55,8 +55,8 @@ def update_table(
       read: "after" or "before".
       use_locking: whether each shard is read and written in one step for all callers that lock.
     """
-    updater = updater._prepare(checks)
     checks.require_finite(embeds)
+    updater = updater._prepare(checks)
     parts = _split(table, labels)
     if len(parts) > 1:
         for shard, part in zip(table.shards, parts):

@@ -1,6 +1,6 @@
 """What TensorBoard shows of a set of centers."""
 
-from typing import List, Optional
+from typing import List, Optional, Tuple
 
 import tensorflow.compat.v1 as tf
 
@@ -76,13 +76,15 @@ def summarize_centers(centers: CentersLike = "embed", name: Optional[str] = None
         table = find_table(caller, centers)
         sample = _read_sample(table)
         norms = _norms(sample)
-        distance = _smallest_distance(sample)
+        distance, paired = _smallest_distance(sample)
         summaries = _summarize_counts(table) if table.has_counts else []
         some = tf.size(norms) > 0
+        # Divided by 1 where there are none: a NaN would alarm a debugger, unseen as it stays.
+        mean_norm = tf.reduce_sum(norms) / tf.cast(tf.maximum(tf.size(norms), 1), norms.dtype)
         summaries += [
             _where(some, tf.summary.histogram("norms", norms, collections=[])),
-            _where(some, _scalar("mean_norm", tf.reduce_mean(norms))),
-            _where(tf.is_finite(distance), _scalar("inter_class_distance", distance)),
+            _where(some, _scalar("mean_norm", mean_norm)),
+            _where(paired, _scalar("inter_class_distance", distance)),
         ]
         for summary in summaries:
             tf.add_to_collection(tf.GraphKeys.SUMMARIES, summary)
@@ -144,20 +146,18 @@ def _norms(sample: EmbedCenters) -> tf.Tensor:
     return tf.boolean_mask(norms, kept)
 
 
-def _smallest_distance(sample: EmbedCenters) -> tf.Tensor:
-    """Of two finite centers of classes seen; infinite where there are no two."""
-    infinity = tf.constant(float("inf"), tf.float64)
+def _smallest_distance(sample: EmbedCenters) -> Tuple[tf.Tensor, tf.Tensor]:
+    """Of two finite centers of classes seen, and whether there are two."""
     places = _spread(sample.ctrs.shape.as_list()[0], _MOST_PAIRED)
     count = places.shape.as_list()[0]
     ctrs = tf.cast(tf.gather(sample.ctrs, places), tf.float64)
-    squares = tf.matrix_set_diag(squared_distances(ctrs, ctrs), tf.fill([count], infinity))
-    kept = tf.is_finite(squares)
+    squares = squared_distances(ctrs, ctrs)
+    kept = tf.is_finite(squares) & ~tf.eye(count, dtype=tf.bool)
     if sample.counts is not None:
         seen = tf.gather(sample.counts, places) > 0
         kept = kept & tf.expand_dims(seen, 0) & tf.expand_dims(seen, 1)
-    squares = tf.reshape(tf.where(kept, squares, tf.fill([count, count], infinity)), [-1])
+    far = tf.fill([count, count], tf.constant(tf.float64.max, tf.float64))
     # The product finds the pair; that they coincide only their difference shows.
-    first = tf.argmin(squares)
+    first = tf.argmin(tf.reshape(tf.where(kept, squares, far), [-1]))
     difference = ctrs[first // count] - ctrs[first % count]
-    distance = tf.sqrt(tf.reduce_sum(tf.square(difference)))
-    return tf.where(tf.is_finite(squares[first]), distance, infinity)
+    return tf.sqrt(tf.reduce_sum(tf.square(difference))), tf.reduce_any(kept)

@@ -244,8 +244,8 @@ def weigh(checks: Checks, updater: Updater, rows: Rows) -> tf.Tensor:
     if weights.dtype != rows.dtype or weights.shape.ndims not in (None, 1):
         raise ValueError(f"{expected}, got {weights.dtype.name} of shape {weights.shape}")
     checks.require(
-        # A comparison with NaN is false.
-        lambda: tf.reduce_all(tf.logical_and(weights >= 0, weights < float("inf"))),
+        # Rather than a comparison with infinity, which would alarm a debugger.
+        lambda: tf.reduce_all(tf.logical_and(weights >= 0, tf.is_finite(weights))),
         f"{name} to return finite weights that are at least 0, found",
         weights,
     )

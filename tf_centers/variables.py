@@ -17,11 +17,11 @@ from tf_centers.centers import (
     EmbedCenters,
     Table,
     as_table,
+    check_replicas,
     counts_name,
     find_counts,
     find_variable,
     join,
-    refuse_replicas,
 )
 
 CentersLike = Union[str, EmbedCenters, Variable]
@@ -61,7 +61,8 @@ def create_embed_centers(
     Raises:
       ValueError: a size below 1, a count below 0, or counts that are not one for each class; `ctrs`
         exists already in a scope that does not reuse it, or has another shape or dtype there; a
-        partitioner that splits columns; a distribution strategy that copies variables to replicas.
+        partitioner that splits columns; a distribution strategy of several replicas before
+        TensorFlow 2.4.
       TypeError: a size or count that is no integer, a scope that is no string, a dtype that is no
         float.
     """
@@ -72,7 +73,7 @@ def create_embed_centers(
         raise TypeError(f"{caller}: scope must be a string, got {scope!r}")
     dtype = _as_float_dtype(caller, dtype)
     initial = arguments.as_row_counts(caller, "initial_counts", initial_counts, num_classes)
-    refuse_replicas(caller)
+    check_replicas(caller, tf.distribute.get_strategy().num_replicas_in_sync)
     shape = [num_classes, num_dims]
     name = join(tf.get_variable_scope().name, scope, "ctrs")
     ctrs = find_variable(name)
@@ -184,7 +185,6 @@ def _make_ctrs(caller: str, scope: str, shape: List[int], dtype: tf.DType, init:
                 f"{caller}: the partitioner of the variable scope must split centers of shape "
                 f"{shape} by rows alone, got parts {list(split)}"
             )
-    how = {"trainable": False, "regularizer": tf.no_regularizer}
     try:
         if init is None:
             init = _zeros
@@ -192,10 +192,11 @@ def _make_ctrs(caller: str, scope: str, shape: List[int], dtype: tf.DType, init:
             init = tf.cast(tf.convert_to_tensor(init), dtype)
             if init.shape.as_list() != shape:
                 raise ValueError(f"initializer must have shape {shape}, got {init.shape}")
-        with tf.variable_scope(scope):
+        with tf.variable_scope(scope) as here:
+            here.set_regularizer(None)
             if callable(init):
-                return tf.get_variable("ctrs", shape, dtype, init, **how)
-            return tf.get_variable("ctrs", initializer=init, **how)
+                return tf.get_variable("ctrs", shape, dtype, init, trainable=False)
+            return tf.get_variable("ctrs", initializer=init, trainable=False)
     except (TypeError, ValueError) as error:
         raise type(error)(f"{caller}: {error}") from error
 
@@ -244,6 +245,8 @@ def _make_counts(caller: str, table: Table, initial: np.ndarray = _NONE_SEEN) ->
             place = contextlib.ExitStack()
             place.enter_context(tf.device(None))  # the devices in force are the caller's
             place.enter_context(tf.device(_place_beside(ctrs, full_name)))
+        elif table.replicas > 1:
+            place = contextlib.ExitStack()  # The strategy puts each copy beside that of ctrs.
         else:
             place = colocated(ctrs[0])
         with place, tf.variable_scope(

@@ -97,10 +97,13 @@ def warm_start_embed_centers(
                     f"more: a class counts as seen). {saved.contents()}"
                 )
         writes: List[Any] = []
-        for shard, start, stop in zip(table.shards, table.starts, table.starts[1:]):
-            stop = min(stop, num_classes)
-            if start >= stop:
-                break
+        shards = [
+            (shard, start, min(stop, num_classes))
+            for copy in table.copies
+            for shard, start, stop in zip(copy, table.starts, table.starts[1:])
+            if start < num_classes
+        ]
+        for shard, start, stop in shards:
             with tf.control_dependencies(writes):
                 with on_machine_of(shard.ctrs):
                     values = _restore(saved.path, tensors, start, stop)

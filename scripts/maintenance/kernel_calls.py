@@ -71,6 +71,10 @@ def build_calls(setting: Setting) -> None:
         get(tf_centers.ExponentialWindow(0.9, duplicates="sum"))
         get(tf_centers.WenUpdate(rate))
         tf.gradients(get(window, mask=mask, stop_gradient=False), embeds)
+        steps = tf.placeholder(setting.dtype, [None, None, setting.num_dims], name="steps")
+        step_labels = tf.placeholder(setting.label_dtype, [None, None], name="step_labels")
+        step_mask = tf.placeholder(tf.bool, [None, None], name="step_mask")
+        tf_centers.get_embed_centers(steps, step_labels, mean, centers, step_mask)
     tf_centers.update_embed_centers(
         embeds, labels, mean, centers, use_locking=setting.use_locking, name="update"
     )

@@ -137,8 +137,10 @@ def test_lookup_errors_when_building():
     make_ctrs(True)
     with pytest.raises(TypeError, match="^lookup_embed_centers: label_batch .*float32"):
         tf_centers.lookup_embed_centers(_floats(B))
-    with pytest.raises(ValueError, match="^lookup_embed_centers: label_batch .*12, 7"):
-        tf_centers.lookup_embed_centers(_ints(B, C))
+    with pytest.raises(ValueError, match="^lookup_embed_centers: label_batch .*12, 1, 7"):
+        tf_centers.lookup_embed_centers(_ints(B, 1, C))
+    with pytest.raises(TypeError, match="^lookup_embed_centers: label_batch .*12, 7.*tf.argmax"):
+        tf_centers.lookup_embed_centers(_floats(B, C))
     with pytest.raises(ValueError, match="^lookup_embed_centers: no variable away/ctrs"):
         tf_centers.lookup_embed_centers(_ints(B), "away")
 
@@ -176,6 +178,12 @@ def test_nearest_and_loss_errors_when_building():
         tf_centers.nearest_centers(_floats(B, D - 1))
     with pytest.raises(TypeError, match="^nearest_centers: embed_batch .*int32"):
         tf_centers.nearest_centers(_ints(B, D))
+    with pytest.raises(ValueError, match=r"^center_distances: embed_batch .*\[B, 5\]"):
+        tf_centers.center_distances(_floats(B, D - 1))
+    with pytest.raises(TypeError, match="^center_distances: embed_batch .*int32"):
+        tf_centers.center_distances(_ints(B, D))
+    with pytest.raises(ValueError, match="^center_distances: no variable none/ctrs"):
+        tf_centers.center_distances(_floats(B, D), "none")
     with pytest.raises(ValueError, match=r"^center_loss: embed_batch and embed_ctrs_batch"):
         tf_centers.center_loss(_floats(B, D), _floats(1, D))
     with pytest.raises(ValueError, match=r"^center_loss: embed_ctrs_batch .*\[B, D\]"):
@@ -434,10 +442,13 @@ def test_nearest_and_loss_errors_at_run_time():
     make_ctrs(True)
     embeds, rows = _unknown(), _unknown()
     found = tf_centers.nearest_centers(embeds)
+    squares = tf_centers.center_distances(embeds)
     loss = tf_centers.center_loss(embeds, rows)
     with initialized_session() as session:
         with pytest.raises(InvalidArgumentError, match=r"nearest_centers: expected embed_batch"):
             session.run(found.labels, {embeds: np.zeros([B, D + 1])})
+        with pytest.raises(InvalidArgumentError, match=r"center_distances: expected embed_batch"):
+            session.run(squares, {embeds: np.zeros([B, 2, D])})
         for shape in ([1, D], [B, 1], [B + 1, D]):
             with pytest.raises(InvalidArgumentError, match="center_loss: expected embed_batch"):
                 session.run(loss, {embeds: np.zeros([B, D]), rows: np.zeros(shape)})

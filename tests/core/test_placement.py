@@ -36,28 +36,6 @@ def test_without_soft_placement(table, batch, locking, training, use_resource, c
         np.testing.assert_array_equal(session.run(found), expected)
 
 
-@pytest.mark.parametrize("updater", UPDATERS, ids=repr)
-@pytest.mark.parametrize("call", ["after", "before", "update", "lookup", "switch", "mask"])
-def test_every_tensor_on_the_way_is_finite(call, updater, use_resource):
-    centers = make_centers(tf_centers, use_resource, 7, 5)
-    batch = [np.linspace(-3, 5, 20).reshape(4, 5), [1, 1, 3, 1], updater, centers]
-    if call == "update":
-        result = tf_centers.update_embed_centers(*batch)
-    elif call == "lookup":
-        result = tf_centers.lookup_embed_centers(batch[1], centers)
-    else:
-        result = tf_centers.get_embed_centers(
-            *batch,
-            read="before" if call == "before" else "after",
-            mask=[True, False, True, True] if call == "mask" else None,
-            is_training=tf.placeholder_with_default(True, []) if call == "switch" else True,
-        )
-    checks = tf.add_check_numerics_ops()
-    with initialized_session() as session:
-        for _ in range(2):
-            session.run([result, checks])
-
-
 @pytest.mark.parametrize("call", [tf_centers.get_embed_centers, tf_centers.update_embed_centers])
 def test_labels_are_held_against_the_table_as_it_is(call, tmp_path):
     """A checkpoint of fewer classes restores into a resource variable, and nothing says so."""
@@ -174,10 +152,12 @@ def test_a_wrong_rank_is_refused_without_a_mask(shape, use_resource):
 def test_one_hot_labels_are_told_about_argmax(labels, error):
     make_ctrs(True, [7, 5])
     one_hot = tf.one_hot([1, 2], 7, dtype=labels)
-    for call in (
+    calls = [
         lambda: tf_centers.get_embed_centers(np.ones([2, 5]), one_hot),
         lambda: tf_centers.update_embed_centers(np.ones([2, 5]), one_hot),
-        lambda: tf_centers.lookup_embed_centers(one_hot),
-    ):
+    ]
+    if labels == tf.float32:  # of integers these are labels [B, T]
+        calls.append(lambda: tf_centers.lookup_embed_centers(one_hot))
+    for call in calls:
         with pytest.raises(error, match=r"label_batch .*tf\.argmax\(label_batch, axis=1\)"):
             call()

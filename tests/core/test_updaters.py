@@ -69,17 +69,6 @@ def test_agrees_with_reference(name, classes, use_resource):
     check_against_reference(updater, rule, use_resource, classes=classes)
 
 
-@pytest.mark.parametrize("name", sorted(UPDATERS))
-def test_nothing_on_the_way_alarms_a_debugger(name, use_resource):
-    # Also not what comes of a class that no row has ever had.
-    updater, _ = UPDATERS[name]
-    centers = make_centers(tf_centers, use_resource, 7, 5)
-    result = tf_centers.get_embed_centers(np.ones([2, 5]), [1, 1], updater, centers)
-    checks = tf.add_check_numerics_ops()
-    with initialized_session() as session:
-        session.run([result, checks])
-
-
 class Weighted(tf_centers.Updater):
     """An updater of one's own: any function of N, k and the rows of the class that come later."""
 

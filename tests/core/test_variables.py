@@ -4,7 +4,6 @@ import os
 
 import numpy as np
 import pytest
-import tensorflow
 import tensorflow.compat.v1 as tf
 from helpers import C, D, initialized_session, make_centers, make_ctrs
 
@@ -362,22 +361,3 @@ def test_checkpoint_without_counts_restores_into_a_legacy_graph(use_resource, tm
             saver.restore(session, path)
             session.run(update)
             assert session.run(ctrs).all()
-
-
-def test_a_variable_with_copies_is_refused():
-    # Of a variable with a copy on each replica, an update would move one alone.
-    devices = ["/device:CPU:0", "/device:CPU:1"]
-    with tensorflow.distribute.MirroredStrategy(devices).scope():
-        ctrs = tf.get_variable("embed/ctrs", [C, D])
-    message = "embed_centers: centers must be one variable, got one with 2 copies.*use_locking=True"
-    for centers in (ctrs, tf_centers.EmbedCenters(ctrs), "embed"):
-        with pytest.raises(ValueError, match="^update_" + message):
-            _update(centers)
-        with pytest.raises(ValueError, match="^lookup_" + message):
-            tf_centers.lookup_embed_centers([1], centers)
-    with pytest.raises(ValueError, match="^nearest_centers: centers must be one variable"):
-        tf_centers.nearest_centers([[1.0] * D], ctrs)
-    with tensorflow.distribute.MirroredStrategy(devices).scope():
-        with pytest.raises(ValueError, match="^create_" + message):
-            tf_centers.create_embed_centers(C, D, scope="other")
-    assert not [v for v in tf.global_variables() if v.name.startswith("other")]

@@ -6,14 +6,12 @@ import documents
 import numpy as np
 import pytest
 import tensorflow.compat.v1 as tf
-from documents import DOCUMENTS, LAYERS, ROOT
+from documents import DOCUMENTS, LAYERS, LOSSES, MIGRATING, ROOT
 from tensorflow import keras
 
 import tf_centers
 import tf_centers.keras
 
-# Its blocks run in test_migrating.py beside it, where the codes before and after are compared.
-MIGRATING = ROOT / "docs" / "migrating.md"
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 RUNNER = (ROOT / ".ci" / "run").read_text(encoding="utf-8")
 STATELESS = ("EmbedCenters", "NearestCenters", "create_embed_centers")
@@ -21,7 +19,7 @@ STATELESS = ("EmbedCenters", "NearestCenters", "create_embed_centers")
 
 def _programs():
     for document in DOCUMENTS:
-        if document == MIGRATING:
+        if document in (LOSSES, MIGRATING):
             continue
         for blocks in documents.find_programs(document.read_text(encoding="utf-8")):
             yield pytest.param(blocks, id=f"{document.name}:{blocks[0].line}")
@@ -43,6 +41,7 @@ def test_blocks(blocks, start, tmp_path):
             "line 4: expected '2\\n', found '1\\n'",
         ),
         ("```python\nimport tf_centres\n```\n", "ModuleNotFoundError"),
+        ("```python\ninput()\n```\n", "EOFError"),
         ("text\n```sh\nrm -rf .venv\n```\n", "line 2: a command that nothing runs"),
         ("<!-- command: tes -->\n```sh\ntrue\n```\n", "a command that nothing runs"),
         ("```\nx = 1\n```\n", "a block of no language"),

@@ -63,8 +63,8 @@ def differ(one, other):
 
 
 def test_every_section_has_both_codes():
-    assert [len(blocks) for blocks in [START] + SECTIONS] == [1, 2, 2, 2, 2, 2, 2, 0, 0]
-    assert TEXT.count("```") == 2 * 13
+    assert [len(blocks) for blocks in [START] + SECTIONS] == [1, 2, 2, 2, 2, 2, 2, 2, 0]
+    assert TEXT.count("```") == 2 * 15
 
 
 @pytest.fixture
@@ -317,3 +317,68 @@ def test_keras_repeated_labels_and_evaluation(features, tmp_path):
         assert ((C, D) in shapes) is bool(when)
     inputs, logits = model.inputs[0], model.get_layer("logits").output
     assert keras.Model(inputs, logits).predict(features, verbose=0).shape == (B, C)
+
+
+def keras_layer(when, patch=True):
+    """A model with its layer of centers, set to `OLD`, and a function that trains one batch."""
+    found = code(6, when)
+    if when == 0 and patch and not hasattr(keras.layers.Layer, "add_update"):
+        found["CenterLossLayer"].add_update = lambda self, pair: None  # as tf.keras has it
+    model, center = found["build_model"](F, C, D, WEIGHT)
+    model.get_layer("embeds").set_weights([np.random.RandomState(3).randn(F, D), np.ones(D)])
+    model.get_layer("logits").set_weights([np.random.RandomState(4).randn(D, C), np.ones(C)])
+    center.set_weights([OLD, np.zeros(C)] if when else [OLD])
+
+    def train(x, y):
+        one_hot = np.eye(C, dtype=np.float32)[y]
+        targets = one_hot if when else [one_hot, np.zeros([len(y), 1])]
+        loss = model.train_on_batch([x, one_hot], targets)
+        return loss[0] if isinstance(loss, (list, tuple)) else loss
+
+    return model, center, train, found
+
+
+@pytest.mark.eager
+def test_keras_layer(features):
+    y = REPEATED[1]
+    losses, kernels = [], []
+    for when in (0, 1):
+        model, center, train, _ = keras_layer(when)
+        embeds = features.dot(model.get_layer("embeds").get_weights()[0]) + 1
+        losses.append(train(features, y))
+        kernels.append(model.get_layer("embeds").get_weights()[0])
+        expected = oracle(reference.wen_update, (embeds, y))
+        equal(center.get_weights()[0], expected if when else OLD)
+        differ(expected, OLD)
+    np.testing.assert_allclose(*losses, rtol=1e-5)
+    np.testing.assert_allclose(*kernels, rtol=1e-4, atol=1e-5)
+    assert losses[0] > WEIGHT * np.mean(np.sum((embeds - OLD[y]) ** 2, axis=1)) > 0.1
+
+
+@pytest.mark.eager
+@pytest.mark.skipif(hasattr(keras.layers.Layer, "add_update"), reason="Keras 3 only")
+def test_keras_3_has_no_add_update():
+    with pytest.raises(Exception, match="add_update"):
+        keras_layer(0, patch=False)
+
+
+@pytest.mark.eager
+@pytest.mark.filterwarnings("ignore:You are saving your model as an HDF5 file")
+def test_old_weights_of_a_keras_layer(tmp_path):
+    # Of this format, Keras 3 writes whole models alone.
+    method = "save_weights" if hasattr(keras.layers.Layer, "add_update") else "save"
+    path = str(tmp_path / "old.h5")
+    old, _, _, _ = keras_layer(0)
+    getattr(old, method)(path)
+    model, center, _, found = keras_layer(1)
+    for layer in model.layers:
+        layer.set_weights([np.full(w.shape, 7) for w in layer.get_weights()])
+    found["load_old_weights"](model, center, path)
+    np.testing.assert_array_equal(center.get_weights()[0], OLD)
+    np.testing.assert_array_equal(center.get_weights()[1], np.ones(C, int))
+    for name in ("embeds", "logits"):
+        for one, other in zip(
+            model.get_layer(name).get_weights(), old.get_layer(name).get_weights()
+        ):
+            np.testing.assert_array_equal(one, other)
+            assert not (one == 7).all()

@@ -39,6 +39,7 @@ needs_keras3 = pytest.mark.skipif(not IN_KERAS3, reason="Keras 3 only")
 needs_tf2 = pytest.mark.skipif(not IN_TF2, reason="TensorFlow 1.15 starts in graph mode")
 needs_graphs = pytest.mark.skipif(IN_TF2, reason="the graphs of TensorFlow 1.15 only")
 MEAN = tf_centers.CumulativeMean()
+LABELS, EMBEDS = (rf"{kind} of inputs \[labels, embeddings\]" for kind in ("labels", "embeddings"))
 GET = tf_centers.get_embed_centers
 
 
@@ -207,11 +208,49 @@ def test_integers_and_whole_floats_as_labels(dtype, shape):
     np.testing.assert_array_equal(counts, np.bincount(batch.astype(int).ravel(), minlength=C))
 
 
+@pytest.mark.parametrize("dtype", ["float16", "float32", "float64", "int32", "uint8"])
+@pytest.mark.parametrize("updater", [MEAN, None])
+def test_one_hot_labels_give_the_same_numbers(updater, dtype):
+    models = [plain_model(updater), plain_model(updater, dtype, shape=(C,))]
+    for labels, rows in batches(3):
+        kinds = labels, np.eye(C)[labels.ravel()].astype(dtype)
+        assert len({float(m.train_on_batch([y, rows])) for m, y in zip(models, kinds)}) == 1
+        assert len({float(m.test_on_batch([y, rows])) for m, y in zip(models, kinds)}) == 1
+    check_weights(*models)
+    labels, rows = (np.concatenate(parts) for parts in zip(*batches(3)))
+    found = [
+        m.predict([y, rows], verbose=0) for m, y in zip(models, (labels, np.eye(C)[labels.ravel()]))
+    ]
+    np.testing.assert_array_equal(*found)
+    assert found[0].any()
+
+
+@pytest.mark.parametrize("row", [[0] * C, [1, 1] + [0] * (C - 2), [0.9] + [0.1] + [0] * (C - 2)])
+@pytest.mark.parametrize("value", [1, np.nan, -1, 2])
+def test_rows_that_are_not_one_hot(row, value):
+    model, labels = plain_model(MEAN, "float32", shape=(C,)), np.eye(C)[[3, 0]]
+    model.train_on_batch([labels, np.ones([2, D])])
+    labels = np.stack([labels[0], np.multiply(row, value)])
+    if value == 2 and np.sum(row) == 1:
+        labels[1] = 2 * np.eye(C)[0]
+    message = f"ComputeCenter: expected {LABELS} to be one-hot, found"
+    for call in (model.train_on_batch, model.test_on_batch):
+        with unchanged(layer_of(model)):
+            with pytest.raises(tf.errors.InvalidArgumentError, match=message):
+                call([labels, np.ones([2, D])])
+
+
+def test_one_class_is_a_column():
+    model = plain_model(MEAN, "float32", classes=1)
+    model.train_on_batch([np.zeros([3, 1]), np.ones([3, D])])
+    assert layer_of(model).get_weights()[1].tolist() == [3]
+
+
 @pytest.mark.parametrize("label", [0.5, 2.999, -0.5, np.nan, np.inf, -np.inf, 1e30])
 def test_floats_that_are_no_labels(label):
     model = plain_model(MEAN, "float32")
     model.train_on_batch(feed([1.0, 3.0]))
-    message = "ComputeCenter: expected labels that are whole numbers, found"
+    message = r"ComputeCenter: expected labels of inputs \[labels, embeddings\] to be whole numbers"
     for call in (model.train_on_batch, model.test_on_batch):
         with unchanged(layer_of(model)):
             with pytest.raises(tf.errors.InvalidArgumentError, match=message):
@@ -231,7 +270,7 @@ def test_floats_that_cannot_tell_labels_apart(dtype, most):
             ComputeCenter(most)((tf.cast(tf.constant([0, most + 1]), dtype), tf.ones([2, 1])))
     inputs = [keras.Input((), dtype=dtype), keras.Input((1,))]
     message = (
-        f"ComputeCenter: labels must have an integer dtype for {most + 1} classes, got {dtype}"
+        f"ComputeCenter: {LABELS} must have an integer dtype for {most + 1} classes, got {dtype}"
     )
     with pytest.raises(ValueError, match=message):
         ComputeCenter(most + 1)(inputs)
@@ -304,6 +343,34 @@ def test_configuration(updater):
     assert type(twin.updater) is type(updater) and repr(twin.updater) == repr(updater).replace(
         "decay=np.float32(0.75)", "decay=0.75"
     ).replace("decay=1,", "decay=1.0,")
+
+
+INITIALIZERS = [
+    "uniform",
+    keras.initializers.Constant(2.5),
+    {"class_name": "Constant", "config": {"value": 2.5}},
+]
+
+
+@pytest.mark.parametrize("initializer", INITIALIZERS, ids=["name", "instance", "configuration"])
+def test_initializer(initializer):
+    model = dense_model(tf_centers.WenUpdate(), initializer=initializer)
+    ctrs, counts = layer_of(model).get_weights()
+    assert ctrs.std() > 0.01 if initializer == "uniform" else (ctrs == 2.5).all()
+    assert not counts.any()
+    config = json.loads(json.dumps(layer_of(model).get_config()))
+    twin = compiled(keras.models.model_from_json(model.to_json()))
+    assert layer_of(twin).get_config()["initializer"] == config["initializer"]
+    if initializer != "uniform":
+        np.testing.assert_array_equal(layer_of(twin).get_weights()[0], ctrs)
+    del config["initializer"]  # as earlier versions wrote it
+    assert not plain_of(config).get_weights()[0].any()
+
+
+def plain_of(config):
+    layer = ComputeCenter.from_config(config)
+    layer.build([(None,), (None, D)])
+    return layer
 
 
 def test_default_updater():
@@ -420,6 +487,13 @@ def check_weights(model, twin):
         ({"weight": True}, TypeError, "weight must be a Python float, got True"),
         ({"weight": "1"}, TypeError, "weight must be a Python float, got '1'"),
         ({"weight": None}, TypeError, "weight must be a Python float, got None"),
+        (
+            {"initializer": "normalish"},
+            ValueError,
+            "initializer must be one of Keras, got 'normalish'",
+        ),
+        ({"initializer": None}, ValueError, "initializer must be one of Keras, got None"),
+        ({"initializer": 0.5}, ValueError, "initializer must be one of Keras, got 0.5"),
     ],
 )
 def test_bad_arguments(kwargs, error, message):
@@ -430,18 +504,38 @@ def test_bad_arguments(kwargs, error, message):
 @pytest.mark.parametrize(
     "inputs, error, message",
     [
-        ([((), "int32")], ValueError, r"ComputeCenter: inputs must be \[labels, embeddings\]"),
-        ([((D,), "int32"), ((D,), "float32")], ValueError, r"labels must have shape \[B\] or"),
-        ([((D,), "float32"), ((1,), "int32")], ValueError, r"labels must have shape \[B\] or"),
-        ([((), "int32"), ((None,), "float32")], ValueError, "with D known statically, got"),
-        ([((), "int32"), ((3, D), "float32")], ValueError, r"must have shape \[B, D\] with D"),
-        ([((), "int32"), ((D,), "int32")], TypeError, "embed_batch must have a floating dtype"),
-        ([((), "bool"), ((D,), "float32")], TypeError, "must hold class labels of an integer"),
+        ([((), "int32")], ValueError, r"inputs must be \[labels, embeddings\]"),
+        ([((D,), "int32"), ((D,), "float32")], ValueError, f"{LABELS} must have shape .*, 7.*, 5"),
+        ([((C - 1,), "int32"), ((D,), "float32")], ValueError, f"{LABELS} must have shape"),
+        ([((C, 1), "int32"), ((D,), "float32")], ValueError, f"{LABELS} must have shape"),
+        ([((None,), "int32"), ((D,), "float32")], ValueError, f"{LABELS} must have shape"),
+        ([((D,), "float32"), ((1,), "int32")], ValueError, f"{LABELS} must have shape"),
+        ([((), "int32"), ((None,), "float32")], ValueError, f"{EMBEDS} .*with D known statically"),
+        ([((), "int32"), ((3, D), "float32")], ValueError, rf"{EMBEDS} must have shape \[B, D\]"),
+        ([((), "int32"), ((D,), "int32")], TypeError, f"{EMBEDS} must have a floating dtype"),
+        ([((), "bool"), ((D,), "float32")], TypeError, f"{LABELS} must be numbers, got bool"),
     ],
 )
 def test_bad_inputs(inputs, error, message):
-    with pytest.raises(error, match=message):
+    with pytest.raises(error, match=f"ComputeCenter: {message}"):
         ComputeCenter(C)([keras.Input(shape, dtype=dtype) for shape, dtype in inputs])
+
+
+@pytest.mark.parametrize(
+    "labels, dims, message",
+    [
+        ([2], D, "both of inputs .* the same number of rows"),
+        ([4, C], D, "both of inputs .* the same number of rows"),
+        ([3, C + 1], D, rf"{LABELS} must have shape .*one-hot, \[B, 7\], got \(3, 8\)"),
+        ([3], D + 1, rf"{EMBEDS} must have shape \[B, 5\], got \(3, 6\)"),
+    ],
+)
+@needs_tf2
+def test_bad_inputs_of_a_layer_that_is_built(labels, dims, message):
+    layer = ComputeCenter(C)
+    layer([tf.zeros([3], tf.int32), tf.ones([3, D])])
+    with pytest.raises(ValueError, match=f"ComputeCenter: {message}"):
+        layer([tf.zeros(labels, tf.int32), tf.ones([3, dims])])
 
 
 def test_only_on_tensorflow(monkeypatch):

@@ -11,8 +11,8 @@ SCRIPT = os.path.join(SCRIPTS, "benchmark.py")
 def test_figures_and_their_table(start, tmp_path):
     path = str(tmp_path / "figures.json")
     for how in ("--feed", "--nofeed"):
-        sizes = "--sizes=5/2/8,10000/16/2048"
-        output = start(SCRIPT, sizes, "--runs=5", how, f"--json={path}").end()
+        sizes = "--sizes=5/2/8,10000/16/2048", "--searches=7/2/8"
+        output = start(SCRIPT, *sizes, "--runs=5", how, f"--json={path}").end()
         with open(path, encoding="utf-8") as file:
             figures = json.load(file)
         assert {timing["size"] for timing in figures["timings"]} == {"5/2/8", "10000/16/2048"}
@@ -20,12 +20,18 @@ def test_figures_and_their_table(start, tmp_path):
             assert timing["contender"] in output and timing["median_us"] > 0
             if timing["contender"] == "recipe":
                 assert timing["ratio"] == 1.0
+        searches = {timing["contender"]: timing["ratio"] for timing in figures["searches"]}
+        assert searches["product and top_k"] == 1.0 and searches["nearest_centers"] > 0
     output = start(SCRIPT, f"--table={path},{path}").end()
     assert [line.split("|")[1].strip() for line in output.splitlines() if "|" in line] == [
         "C / D / B",
         "---",
         "5 / 2 / 8",
         "10,000 / 16 / 2,048",
+        "geometric mean",
+        "C / D / B",
+        "---",
+        "7 / 2 / 8",
         "geometric mean",
     ]
 

@@ -1,0 +1,202 @@
+"""Random updates on the replicas of a strategy, each held against a single process, bit for bit.
+
+    python scripts/maintenance/check_replicas.py [--runs=200] [--seed=0]
+
+A process for each number of replicas from 1 to 8, on as many logical CPUs. A run draws the sizes of
+the batches, empty ones among them, masks, dtypes, updater and call, and makes three steps in one
+`tf.function`. After each of them every copy has to hold the bits of a plain table that was fed the
+batches one after the other as one, and each replica has to have the rows of its own part.
+"""
+
+import argparse
+import os
+import pathlib
+import subprocess
+import sys
+from typing import NamedTuple
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT))
+
+import numpy as np  # noqa: E402
+import tensorflow as tf  # noqa: E402
+
+import tf_centers  # noqa: E402
+
+MOST_REPLICAS = 8
+STEPS = 3
+
+
+class OwnUpdater(tf_centers.Updater):
+    def row_weights(self, rows):
+        return 0.1 * rows.later / rows.sizes
+
+
+UPDATERS = {
+    "default": lambda rate: None,
+    "mean": lambda rate: tf_centers.CumulativeMean(),
+    "window": lambda rate: tf_centers.ExponentialWindow(rate),
+    "debiased": lambda rate: tf_centers.ExponentialWindow(rate, debias=True),
+    "averaged": lambda rate: tf_centers.ExponentialWindow(rate, duplicates="mean"),
+    "summed": lambda rate: tf_centers.ExponentialWindow(rate, duplicates="sum"),
+    "wen": lambda rate: tf_centers.WenUpdate(rate),
+    "own": lambda rate: OwnUpdater(),
+}
+
+
+class Setting(NamedTuple):
+    """What one run calls, and on what."""
+
+    classes: int
+    dims: int
+    updater: str
+    call: str
+    dtype: str
+    embeds: str
+    labels: str
+    masked: bool
+    static: bool
+    locks: bool
+    rate_tensor: bool
+    switch: bool
+
+
+def draw_setting(rng):
+    def pick(*values):
+        return values[rng.randint(len(values))]
+
+    return Setting(
+        classes=rng.randint(1, 12),
+        dims=rng.randint(1, 6),
+        updater=pick(*UPDATERS),
+        call=pick("after", "before", "update"),
+        dtype=pick("float32", "float32", "float64", "float16", "bfloat16"),
+        embeds=pick("float32", "float32", "float64", "float16"),
+        labels=pick("int64", "int32", "uint8"),
+        masked=pick(True, False),
+        static=pick(True, False),
+        locks=pick(False, False, False, True),
+        rate_tensor=pick(True, False),
+        switch=pick(True, False, False),
+    )
+
+
+def draw_batches(rng, setting, replicas):
+    """Embeddings, labels and masks, a batch for each replica; some, or all, may be empty."""
+    sizes = rng.randint(0, 7, replicas) * (rng.rand(replicas) < 0.8) * (rng.rand() < 0.9)
+    batches = []
+    for size in sizes.astype(int):
+        embeds = 3.0 * rng.randn(size, setting.dims) + 1.0
+        mask = rng.rand(size) < 0.7 if setting.masked else np.ones(size, bool)
+        labels = np.where(mask, rng.randint(setting.classes, size=size), 200)
+        batches.append((tf.cast(embeds, setting.embeds), tf.cast(labels, setting.labels), mask))
+    return batches
+
+
+def call(setting, centers, embeds, labels, mask, training):
+    """The call of a setting; an update returns the rows that a lookup finds then."""
+    if not setting.static:
+        sized = tf.compat.v1.placeholder_with_default
+        embeds, labels = sized(embeds, [None, setting.dims]), sized(labels, [None])
+        mask = sized(mask, [None])
+    rate = tf.constant(0.75) if setting.rate_tensor else 0.75
+    how = {
+        "updater": UPDATERS[setting.updater](rate),
+        "centers": centers,
+        "mask": mask if setting.masked else None,
+        "use_locking": setting.locks,
+    }
+    if setting.call != "update":
+        training = training if setting.switch else True
+        return tf_centers.get_embed_centers(
+            embeds, labels, read=setting.call, is_training=training, **how
+        )
+    tf_centers.update_embed_centers(embeds, labels, **how)
+    labels = tf.where(mask, labels, tf.zeros_like(labels))
+    return tf_centers.lookup_embed_centers(labels, centers)
+
+
+def distribute(strategy, values):
+    """A tensor for each replica."""
+    return strategy.experimental_distribute_values_from_function(
+        lambda context: tf.convert_to_tensor(values[int(context.replica_id_in_sync_group)])
+    )
+
+
+def bits(tensor):
+    return tensor.numpy().tobytes()
+
+
+def run(strategy, rng):
+    """Makes the steps of one random setting; raises an `AssertionError` where a bit differs."""
+    replicas = strategy.num_replicas_in_sync
+    setting = draw_setting(rng)
+    print(setting, flush=True)
+    initial = rng.randn(setting.classes, setting.dims)
+    with strategy.scope():
+        copied = tf_centers.create_embed_centers(
+            setting.classes, setting.dims, dtype=setting.dtype, initializer=initial
+        )
+    plain = tf_centers.create_embed_centers(
+        setting.classes, setting.dims, dtype=setting.dtype, initializer=initial
+    )
+
+    # One trace for each setting of sizes: what is static is then static everywhere.
+    @tf.function
+    def step(embeds, labels, mask, training):
+        return strategy.run(
+            lambda *batch: call(setting, copied, *batch, training), (embeds, labels, mask)
+        )
+
+    @tf.function
+    def single(embeds, labels, mask, training):
+        return call(setting, plain, embeds, labels, mask, training)
+
+    for _ in range(STEPS):
+        batches = draw_batches(rng, setting, replicas)
+        training = tf.constant(bool(rng.rand() < 0.7))
+        parts = [distribute(strategy, column) for column in zip(*batches)]
+        rows = strategy.experimental_local_results(step(*parts, training))
+        joined = [tf.concat(column, axis=0) for column in zip(*batches)]
+        expected = tf.split(single(*joined, training), [len(batch[1]) for batch in batches])
+        assert [bits(part) for part in rows] == [bits(part) for part in expected], "rows"
+        for variable, whole in zip(copied, plain):
+            found = [bits(copy) for copy in strategy.experimental_local_results(variable)]
+            assert found == [bits(whole)] * replicas, variable.name
+
+
+def make_strategy(replicas):
+    """A strategy of that many logical CPUs; TensorFlow wants one strategy a process."""
+    cpus = tf.config.list_physical_devices("CPU")
+    logical = [tf.config.LogicalDeviceConfiguration()] * replicas
+    tf.config.set_logical_device_configuration(cpus[0], logical)
+    return tf.distribute.MirroredStrategy([f"/cpu:{i}" for i in range(replicas)])
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--runs", type=int, default=200, help="how many settings in all")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--replicas", type=int, help="one process only, with so many")
+    given = parser.parse_args()
+    if given.replicas:
+        strategy, rng = make_strategy(given.replicas), np.random.RandomState(given.seed)
+        for _ in range(given.runs):
+            run(strategy, rng)
+        return
+    done = 0
+    for replicas in range(1, MOST_REPLICAS + 1):
+        runs = given.runs // MOST_REPLICAS + (replicas <= given.runs % MOST_REPLICAS)
+        command = [sys.executable, __file__, f"--runs={runs}", f"--replicas={replicas}"]
+        command.append(f"--seed={given.seed + replicas}")
+        result = subprocess.run(command, capture_output=True, text=True)
+        if result.returncode:
+            sys.exit(f"{replicas} replicas: {result.stdout[-2000:]}\n{result.stderr[-4000:]}")
+        done += runs
+        print(f"{replicas} replicas: {runs} runs, all copies as the single process", flush=True)
+    print(f"{done} runs on TensorFlow {tf.__version__}: every bit the same")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,170 @@
+"""TensorFlow's debuggers find no NaN and no Inf inside a call whose inputs are finite."""
+
+import pytest
+import tensorflow
+import tensorflow.compat.v1 as tf
+from helpers import B, C, D, make_batch, make_centers
+
+import tf_centers
+
+MEAN = tf_centers.CumulativeMean()
+
+
+class Own(tf_centers.Updater):
+    needs_counts = True
+
+    def row_weights(self, rows):
+        return 0.5 / (rows.sizes + rows.seen)
+
+
+def holder(value):
+    return tf.placeholder_with_default(value, [])
+
+
+def get(embeds, labels, centers, updater=MEAN, **kwargs):
+    return tf_centers.get_embed_centers(embeds, labels, updater, centers, **kwargs)
+
+
+def as_step(embeds, labels):
+    return tf.expand_dims(embeds, 0), tf.expand_dims(labels, 0)
+
+
+def then(call):
+    """What a call makes of centers that have just been updated."""
+
+    def build(embeds, labels, centers):
+        with tf.control_dependencies([get(embeds, labels, centers)]):
+            return call(embeds, centers)
+
+    return build
+
+
+def distances(embeds, centers):
+    return tf.gradients(tf_centers.center_distances(embeds, centers), embeds)
+
+
+CALLS = {
+    "mean": get,
+    "window": lambda *batch: get(*batch, None),
+    "window of decay 0": lambda *batch: get(*batch, tf_centers.ExponentialWindow(0.0)),
+    "window of decay 1": lambda *batch: get(*batch, tf_centers.ExponentialWindow(1.0)),
+    "debiased": lambda *batch: get(*batch, tf_centers.ExponentialWindow(0.0, debias=True)),
+    "tensor decay": lambda *batch: get(
+        *batch, tf_centers.ExponentialWindow(holder(0.0), debias=True)
+    ),
+    "averaged": lambda *batch: get(*batch, tf_centers.ExponentialWindow(duplicates="mean")),
+    "summed": lambda *batch: get(*batch, tf_centers.ExponentialWindow(duplicates="sum")),
+    "wen": lambda *batch: get(*batch, tf_centers.WenUpdate()),
+    "own": lambda *batch: get(*batch, Own()),
+    "masked": lambda *batch: get(*batch, mask=batch[1] > 1),
+    "before": lambda *batch: get(*batch, read="before"),
+    "switch": lambda *batch: get(*batch, is_training=holder(True)),
+    "locked": lambda *batch: get(*batch, use_locking=True),
+    "steps": lambda embeds, labels, centers: get(*as_step(embeds, labels), centers),
+    "gradient": lambda *batch: tf.gradients(get(*batch, stop_gradient=False), batch[0])[0],
+    "loss": lambda *batch: tf.gradients(tf_centers.center_loss(batch[0], get(*batch)), batch[0]),
+    "update": lambda *batch: tf_centers.update_embed_centers(*batch[:2], MEAN, batch[2]),
+    "lookup": lambda embeds, labels, centers: tf_centers.lookup_embed_centers(labels, centers),
+    "distances": then(distances),
+    "nearest": then(lambda embeds, centers: tf_centers.nearest_centers(embeds, centers).distances),
+    "summary": lambda embeds, labels, centers: tf_centers.summarize_centers(centers),
+}
+WITHOUT_UPDATE = ("lookup", "summary")
+
+
+def run(name, use_resource, debugger=lambda session: session, more=lambda: ()):
+    """Runs a call on a table of zeros, with repeated labels and on an empty batch too."""
+    embeds, labels = tf.placeholder(tf.float32, [None, D]), tf.placeholder(tf.int32, [None])
+    centers = make_centers(tf_centers, use_resource)
+    fetches = [CALLS[name](embeds, labels, centers), more()]
+    with tf.Session() as session:
+        session.run(tf.global_variables_initializer())
+        session = debugger(session)
+        for rows in (B, 0, B):
+            values = make_batch(rows, rows)
+            session.run(fetches, {embeds: values[0], labels: values[1]})
+        assert name in WITHOUT_UPDATE or session.run(centers.counts).sum() > 0
+
+
+@pytest.mark.parametrize("name", sorted(CALLS))
+def test_add_check_numerics_ops(name, use_resource):
+    run(name, use_resource, more=tf.add_check_numerics_ops)
+
+
+@pytest.mark.skipif(
+    not hasattr(tensorflow.debugging, "enable_check_numerics"), reason="TensorFlow 2.x only"
+)
+@pytest.mark.parametrize("name", sorted(CALLS))
+def test_enable_check_numerics(name):
+    tensorflow.debugging.enable_check_numerics()  # it does not take ref variables
+    try:
+        run(name, use_resource=True)
+    finally:
+        tensorflow.debugging.disable_check_numerics()
+
+
+@pytest.mark.eager
+@pytest.mark.skipif(not tf.executing_eagerly(), reason="TensorFlow 2.x only")
+@pytest.mark.parametrize("how", ["eager", "function"])
+@pytest.mark.parametrize("training", [True, False])
+def test_enable_check_numerics_in_tf2_code(training, how):
+    centers = tf_centers.EmbedCenters(
+        tensorflow.Variable(tf.zeros([C, D])), tensorflow.Variable(tf.zeros([C], tf.int64))
+    )
+
+    def step(embeds, labels):
+        return get(embeds, labels, centers, is_training=training)
+
+    embeds, labels = make_batch(0)
+    tensorflow.debugging.enable_check_numerics()
+    try:
+        step = tensorflow.function(step) if how == "function" else step
+        rows = step(tf.constant(embeds, tf.float32), tf.constant(labels))
+    finally:
+        tensorflow.debugging.disable_check_numerics()
+    assert rows.numpy().any() == training
+
+
+@pytest.mark.parametrize("name", sorted(CALLS))
+def test_tfdbg(name, use_resource, tmp_path):
+    """What its filter `has_inf_or_nan` finds in every tensor of a run."""
+    debug = pytest.importorskip("tensorflow.python.debug")
+    names = "DumpingDebugWrapperSession", "DebugDumpDir", "has_inf_or_nan"
+    if not all(hasattr(debug, name) for name in names):
+        pytest.skip("tfdbg is no public part of TensorFlow")
+    run(
+        name, use_resource, lambda session: debug.DumpingDebugWrapperSession(session, str(tmp_path))
+    )
+    dumps = [debug.DebugDumpDir(str(folder)) for folder in tmp_path.iterdir()]
+    assert len(dumps) == 3 + (name not in WITHOUT_UPDATE)
+    assert sum(dump.size for dump in dumps) > 20
+    assert [dump.find(debug.has_inf_or_nan) for dump in dumps] == [[]] * len(dumps)
+
+
+def test_an_alarm_is_heard(use_resource):
+    """The debuggers do look at these graphs."""
+    CALLS["alarm"] = lambda embeds, labels, centers: tf.log(tf.zeros_like(embeds))
+    try:
+        with pytest.raises(tf.errors.InvalidArgumentError, match="Tensor had Inf"):
+            run("alarm", use_resource, more=tf.add_check_numerics_ops)
+    finally:
+        del CALLS["alarm"]
+
+
+def test_averages_of_variables_leave_the_counts_out(use_resource):
+    """As docs/debugging.md says: TensorFlow takes no integers."""
+    with tf.Graph().as_default():
+        make_centers(tf_centers, use_resource)
+        with pytest.raises(TypeError, match="must be half, float, or double: embed/ctrs_count"):
+            tf.train.ExponentialMovingAverage(0.75).apply(tf.global_variables())
+    centers = make_centers(tf_centers, use_resource)
+    averages = tf.train.ExponentialMovingAverage(0.75)
+    floating = [v for v in tf.global_variables() if v.dtype.base_dtype.is_floating]
+    moved, update = get(tf.ones([1, D]), [3], centers), averages.apply(floating)
+    with tf.Session() as session:
+        # First, since an average reads a ref variable where it begins.
+        session.run(tf.variables_initializer(list(centers)))
+        session.run(tf.global_variables_initializer())
+        session.run(moved)
+        session.run(update)
+        assert session.run(averages.average(centers.ctrs))[3].tolist() == [0.25] * D
