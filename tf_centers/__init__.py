@@ -5,6 +5,14 @@ Discriminative Feature Learning Approach for Deep Face Recognition", ECCV 2016) 
 center per row of a batch; an updater says what weight each row has.
 """
 
+import importlib.util
+
+if importlib.util.find_spec("tensorflow") is None:
+    raise ModuleNotFoundError(
+        "tf_centers needs TensorFlow 1.15 or newer, in any of its builds, for example: "
+        "pip install 'tf_centers[tensorflow]'"
+    )
+
 from tf_centers.centers import EmbedCenters
 from tf_centers.distances import NearestCenters, center_distances, nearest_centers
 from tf_centers.losses import center_loss

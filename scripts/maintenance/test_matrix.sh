@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
 # Runs the tests on the oldest, two middle and the newest TensorFlow, lets each restore the
-# checkpoints that all of them wrote, and writes the table of the README.
+# checkpoints that all of them wrote, and writes the table of docs/reliability.md.
 #
 #   bash scripts/maintenance/test_matrix.sh [FOLDER [PYTEST_ARGUMENT ...]]
 #
-# FOLDER keeps the environments for the next time (delete one to have it made anew); without it they
-# are made in a temporary one. With arguments for pytest, only what they say is run, and the README
-# stays as it is. JOBS (2) is the number of processes. What is committed is tested. Ends with 1 where
-# a test failed.
+# FOLDER keeps the environments for the next run; delete one to have it made anew. Without FOLDER they
+# are temporary. With arguments for pytest, only the tests they select are run, and the table is left
+# alone. JOBS (2) is the number of processes. Only what is committed is tested. Exits with 1 if a test
+# fails.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 root=$PWD
@@ -45,13 +45,8 @@ make_environment() {  # NAME PYTHON REQUIREMENT...
   [ -e "$folder/complete" ] && return
   rm -rf "$folder"
   "$python" -m venv "$folder"
-  # The extras alone: the package itself would bring the full TensorFlow, and an old copy of itself.
-  local extras
-  extras=$("$folder/bin/python" -c "import runpy, setuptools
-setuptools.setup = lambda **how: print(*how['extras_require']['test'])
-runpy.run_path('setup.py')")
-  # shellcheck disable=SC2086  # one word for each package
-  "$folder/bin/pip" install -q "$@" $extras
+  "$folder/bin/pip" install -q "$@" '.[test]'
+  "$folder/bin/pip" uninstall -q -y tf_centers  # the tests are to find that of the clone
   touch "$folder/complete"
 }
 

@@ -44,6 +44,16 @@ def test_import_does_not_import_keras():
     assert output.decode().strip() == "[]"
 
 
+def test_without_tensorflow_one_line_says_what_to_install():
+    code = "import sys; sys.modules['tensorflow'] = None; import tf_centers"
+    run = subprocess.run(
+        [sys.executable, "-c", code], cwd=str(PACKAGE.parent), stderr=subprocess.PIPE
+    )
+    last = run.stderr.decode().splitlines()[-1]
+    assert run.returncode == 1
+    assert last.startswith("ModuleNotFoundError: tf_centers needs TensorFlow") and "[tens" in last
+
+
 def test_nothing_imports_the_keras_layer():
     for name, tree in _modules().items():
         found = {
