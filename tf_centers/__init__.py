@@ -1,8 +1,8 @@
 """Running averages of labeled embeddings as TensorFlow graph ops.
 
-`get_embed_centers` mirrors the gather / scatter_sub recipe of center loss (Wen et al., "A
-Discriminative Feature Learning Approach for Deep Face Recognition", ECCV 2016) and returns one
-center per row of a batch; an updater says what weight each row has.
+`get_embed_centers` updates the centers of center loss (Wen et al., "A Discriminative Feature
+Learning Approach for Deep Face Recognition", ECCV 2016) and returns one center per row of a batch.
+An updater decides how much each row weighs.
 """
 
 import importlib.util

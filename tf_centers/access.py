@@ -31,23 +31,23 @@ def write_first_rows(variable: Any, values: tf.Tensor) -> Any:
     """Overwrites the first rows of a variable; returns what `write_rows` does."""
     values = tf.cast(values, variable.dtype.base_dtype)
     if values.shape.as_list()[0] == variable.shape.as_list()[0]:
-        # The variable takes the values over, and they are in memory once.
+        # The variable takes over the memory of the values.
         with colocated(variable):
             return tf.assign(variable, values)
     return write_rows(variable, tf.range(tf.shape(values)[0]), values)
 
 
 def add_to_rows(variable: Any, rows: tf.Tensor, values: tf.Tensor) -> Any:
-    """Adds to rows of a vector, exactly so among threads; returns what `write_rows` does."""
+    """Adds to rows of a vector, safely among threads; returns what `write_rows` does."""
     # The plain scatter_add loses updates among threads.
     with colocated(variable):
         return tf.scatter_nd_add(variable, tf.expand_dims(rows, 1), values, use_locking=True)
 
 
 def rows_at_run_time(variable: Any, dtype: tf.DType) -> Any:
-    """How many rows a variable has when the graph runs; None where that cannot have changed.
+    """How many rows a variable has when the graph runs; None if that cannot have changed.
 
-    A checkpoint of fewer rows restores into a resource variable and changes its shape.
+    A checkpoint with fewer rows restores into a resource variable and changes its shape.
     """
     if is_ref(variable):
         return None
@@ -67,17 +67,17 @@ def is_ref(variable: Any) -> bool:
 
 
 def colocated(variable: Any) -> Any:
-    """A context whose ops run on the device of the variable, whatever device is in force."""
-    # An op in a function cannot be colocated with one outside; it follows its resource by itself.
+    """A context whose ops run on the device of the variable, whatever the current device."""
+    # An op in a function cannot be colocated with one outside, but follows its resource anyway.
     if outside_graphs() or variable.op.graph is not tf.get_default_graph():
         return contextlib.nullcontext()
     return tf.get_default_graph().colocate_with(variable.op, ignore_existing=True)
 
 
 def on_machine_of(variable: Any) -> Any:
-    """A context whose ops run on the machine that holds the variable, on whichever device there.
+    """A context whose ops run on the machine that holds the variable, on any device there.
 
-    The type of device is left to TensorFlow: not every op has a kernel for that of the variable.
+    TensorFlow chooses the type of device, since not every op has a kernel for that of the variable.
     """
     spec = tf.DeviceSpec.from_string(variable.device or "")
     machine = tf.DeviceSpec(job=spec.job, replica=spec.replica, task=spec.task).to_string()

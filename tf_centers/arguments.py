@@ -33,7 +33,7 @@ def as_labels(caller: str, name: str, value: Any) -> Tuple[tf.Tensor, tf.DType]:
     """Converts `value` to int32 or int64, never to a narrower dtype than its own.
 
     Returns:
-      The labels, and the dtype in which they were given: of uint64, those from 2^63 on are now
+      The labels, and the dtype in which they were given. Labels of uint64 from 2^63 on have become
       negative.
     """
     tensor = _as_tensor(caller, name, value)
@@ -113,7 +113,7 @@ def as_row_counts(caller: str, name: str, value: Any, num_classes: int) -> np.nd
 
 
 def check_choice(caller: str, name: str, value: Any, choices: Tuple[str, ...]) -> None:
-    """Raises a `ValueError` for a value that is none of the choices."""
+    """Raises a `ValueError` unless the value is one of the choices."""
     if not isinstance(value, str) or value not in choices:
         allowed = " or ".join(repr(choice) for choice in choices)
         raise ValueError(f"{caller}: {name} must be {allowed}, got {value!r}")
@@ -153,5 +153,5 @@ def _as_tensor(caller: str, name: str, value: Any) -> tf.Tensor:
         tensor = tf.convert_to_tensor(value)
     except (TypeError, ValueError, OverflowError) as error:
         raise TypeError(f"{caller}: {name} must be a dense tensor, got {value!r}") from error
-    # What an assignment to a ref variable returns has a dtype of its own kind.
+    # An assignment to a ref variable returns a tensor of a ref dtype.
     return tensor if tensor.dtype == tensor.dtype.base_dtype else tf.identity(tensor)

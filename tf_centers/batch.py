@@ -42,9 +42,8 @@ def check_batch(
 ) -> Batch:
     """Converts and checks the arguments of a batch, drops its masked rows, and joins replicas.
 
-    `updates` says whether the batch is to be written; the labels of a plain lookup are checked
-    against the static shape alone, so that its graph can be frozen. `stop_gradient` says whether
-    what other replicas make of the embeddings has no gradient here.
+    `updates` is False for a plain lookup, whose labels are only checked against the static shape,
+    so that its graph can be frozen. `stop_gradient` stops gradients from other replicas.
     """
     num_classes, num_dims = table.shape
     embeds = arguments.as_floats(checks.caller, "embed_batch", embed_batch)
@@ -86,7 +85,7 @@ def check_labels(
 
 
 def complete(batch: Batch, rows: tf.Tensor) -> tf.Tensor:
-    """The `rows [R, D]` of this replica among the masked rows' own embeddings, as they came."""
+    """Puts the masked rows back, with their own embeddings, and restores the shape."""
     if batch.own is not None:
         rows = tf.gather(rows, batch.own)
     if batch.places is not None:
@@ -99,7 +98,7 @@ def complete(batch: Batch, rows: tf.Tensor) -> tf.Tensor:
 
 
 def unflatten(rows: tf.Tensor, axes: Optional[tf.Tensor]) -> tf.Tensor:
-    """Rows `[B * T, D]` as `[B, T, D]` where there are such axes."""
+    """Reshapes rows `[B * T, D]` to `[B, T, D]` if the batch had these axes."""
     if axes is None:
         return rows
     return tf.reshape(rows, tf.concat([axes, rows.shape.as_list()[1:]], axis=0))

@@ -1,4 +1,4 @@
-"""What the calls work on: a table of centers, whole or in shards, found and checked."""
+"""Tables of centers, whole or in shards: finding and checking them."""
 
 from typing import Any, List, NamedTuple, Optional, Tuple
 
@@ -16,7 +16,7 @@ class EmbedCenters(NamedTuple):
 
     Attributes:
       ctrs: variable `[C, D]` of a floating dtype, the center of each class.
-      counts: int64 variable `[C]`, the rows each class has been updated with, or None.
+      counts: int64 variable `[C]`, the number of rows that updated each class, or None.
     """
 
     ctrs: Any
@@ -31,7 +31,7 @@ class Table(NamedTuple):
       shards: the variables, in the order of their classes; one where the table is whole.
       shape: `[C, D]` of all of them together.
       dtype: of the centers.
-      partitioned: whether it is a `PartitionedVariable`, be it of one shard.
+      partitioned: whether it is a `PartitionedVariable`, even with one shard.
       copies: the shards of each copy on this machine, of which `shards` are those of this replica.
       replicas: how many replicas of a distribution strategy, on all machines, have a copy.
     """
@@ -74,7 +74,7 @@ def find_variable(name: str) -> Any:
 
 
 def find_counts(name: str) -> Any:
-    """The counts beside the centers of this name, if there are any."""
+    """The counts beside the centers of this name, or None."""
     # Names of eager variables are not unique.
     return None if outside_graphs() else find_variable(counts_name(name))
 
@@ -87,7 +87,7 @@ def as_table(caller: str, ctrs: Any, counts: Any = None) -> Table:
     """Checks a variable, whole or partitioned, of centers, and one of their counts if given.
 
     Raises:
-      TypeError: something that is no variable, or of another dtype.
+      TypeError: something that is not a variable, or has another dtype.
       ValueError: another shape, shards by columns; copies on several replicas before TensorFlow
         2.4; counts without as many copies.
     """
@@ -150,11 +150,11 @@ def _check_counts(caller: str, counts: Any, shards: List[Any]) -> List[Any]:
 
 
 def _as_shards(variable: Any) -> Optional[List[Any]]:
-    """The variables that a variable, or one that is partitioned, consists of; None for others."""
-    # What a strategy of TensorFlow 1.15 makes is no Variable, but its copies are.
+    """The shards of a variable, one if it is not partitioned; None for anything else."""
+    # In TensorFlow 1.15 a strategy makes something that is not a Variable, but its copies are.
     if isinstance(replicas.copies(variable)[0], Variable):
         return [variable]
-    # What tf.get_variable returns under a partitioner, a class without a public name.
+    # The class that tf.get_variable returns under a partitioner has no public name.
     partitioned = hasattr(variable, "as_tensor") and hasattr(variable, "__iter__")
     if partitioned or isinstance(variable, tuple):
         shards = list(variable)
@@ -170,7 +170,7 @@ def _copies_of(ctrs: Any, counts: Any) -> List[EmbedCenters]:
 
 
 def _name_and_shape(variable: Any) -> Tuple[str, tf.TensorShape]:
-    if isinstance(variable, tuple):  # Shards: each knows of what it is one.
+    if isinstance(variable, tuple):  # Each shard knows its whole.
         info = variable[0].to_proto().save_slice_info_def
         return info.full_name, tf.TensorShape(list(info.full_shape))
     shape = variable.get_shape() if hasattr(variable, "get_shape") else variable.shape
@@ -178,10 +178,9 @@ def _name_and_shape(variable: Any) -> Tuple[str, tf.TensorShape]:
 
 
 def _put_together(name: str, shards: List[Any]) -> Any:
-    """The `PartitionedVariable` of shards that are in the graph; None where they belong to none.
+    """The `PartitionedVariable` of these shards; None if they are not shards of this name.
 
-    After `tf.train.import_meta_graph` no `PartitionedVariable` is left, but its shards are: then a
-    tuple of them.
+    After `tf.train.import_meta_graph` only the shards are left, which are returned as a tuple.
     """
     info = shards[0].to_proto().save_slice_info_def
     if info.full_name != name:

@@ -1,4 +1,4 @@
-"""Checks of shapes and values, when building where the static shapes tell, else at run time.
+"""Checks of shapes and values: from static shapes while building, otherwise at run time.
 
 A check that needs values becomes an `Assert` op or a `CheckNumerics` op. `tf.raw_ops.Assert`
 rather than `tf.Assert`, which builds a `tf.cond` around it, and rather than `tf.debugging`, which
@@ -16,10 +16,10 @@ Named = Tuple[str, tf.Tensor]
 
 
 class Checks:
-    """The checks of one call; what it reads and writes has to wait for all of them."""
+    """The checks of one call. Its reads and writes have to wait for all of them."""
 
     def __init__(self, caller: str, validate: bool = True) -> None:
-        """Takes the name for the messages, and whether checks at run time are wanted."""
+        """Takes the name for messages, and whether to check at run time."""
         self.caller = caller
         self.ops: List[Any] = []
         self.validate = validate
@@ -32,8 +32,8 @@ class Checks:
         """Adds a check at run time.
 
         Args:
-          condition: builds the scalar bool that must hold; not called where no check is wanted.
-            No op of it may fail by itself, whatever the other checks find.
+          condition: builds the scalar bool that must hold; not called if there are no checks at run
+            time. None of its ops may fail, whatever the other checks find.
           expected: what the message says, followed by the values of `found`.
         """
         if self.validate:
@@ -50,8 +50,8 @@ class Checks:
 
     def require_finite(self, embeds: tf.Tensor) -> None:
         """Adds a check that embeddings `[B, D]` hold neither NaN nor Inf."""
-        # A NaN or an Inf survives a product with a positive vector, and a tiny one keeps finite
-        # values from overflowing: one pass over [B, D], and a look at [B].
+        # A NaN or an Inf survives a product with a positive vector, and a tiny vector keeps finite
+        # values from overflowing. So one pass over [B, D] leaves only [B] to check.
         if self.validate:
             dtype = tf.float64 if embeds.dtype == tf.float64 else tf.float32
             tiny = tf.constant(1e-30, dtype, [embeds.shape.as_list()[1], 1])
@@ -63,12 +63,12 @@ class Checks:
             self.ops.append(tf.debugging.check_numerics(sums, message))
 
     def guard(self, tensor: tf.Tensor, shape: Any = None) -> tf.Tensor:
-        """The tensor, once the checks so far have passed, and with what is known of its shape."""
+        """The tensor after all checks so far have passed, with its shape set as far as known."""
         shape = tf.TensorShape(shape)
         with tf.control_dependencies(self.ops):
             if tensor.shape.ndims is None and shape.ndims and shape[1:].is_fully_defined():
-                # TensorFlow's optimizer drops an identity here, with the checks before it. From
-                # tf.ensure_shape it concludes that they pass.
+                # TensorFlow's optimizer would drop an identity here, along with the checks. From
+                # tf.ensure_shape it would conclude that they pass.
                 tensor = tf.reshape(tensor, [-1] + shape.as_list()[1:])
             else:
                 tensor = tf.identity(tensor)
@@ -84,11 +84,11 @@ class Checks:
         return replicas.gather(self.guard(tf.reshape(value, [1])))
 
     def nan_unless_passed(self, rows: tf.Tensor) -> tf.Tensor:
-        """The same rows; or NaN where a check fails in a function, since XLA drops its Assert."""
+        """The rows, or NaN if a check fails in a function, where XLA drops the Assert."""
         if not self._conditions or not tf.get_default_graph().building_function:
             return rows
         passed = functools.reduce(tf.logical_and, self._conditions)
-        # A NaN only where it is wanted: a constant one would alarm a debugger.
+        # Computed, since a debugger would report a NaN constant.
         one_or_nan = tf.cast(tf.sqrt(tf.where(passed, 1.0, -1.0)), rows.dtype)
         return tf.where(passed, rows, rows * one_or_nan)
 
@@ -96,8 +96,8 @@ class Checks:
 def on_host() -> Any:
     """A context whose ops run on the CPU of their machine: for labels and texts.
 
-    Not every op has a GPU kernel for their dtypes. Nothing larger goes in here, not even to have
-    its shape read.
+    Not every op has a GPU kernel for their dtypes. Use it for nothing larger, not even to read its
+    shape.
     """
     return tf.device("/device:CPU:0")
 
@@ -112,8 +112,8 @@ def batch_rows(
     """Checks that embeddings `[B, D]`, labels `[B]` or `[B, 1]` and a mask `[B]` fit.
 
     Returns:
-      The embeddings `[B, D]`, the labels `[B]` and the mask `[B]` or None, each dependent on every
-      check, and with B known statically where any of them told it.
+      The embeddings `[B, D]`, the labels `[B]` and the mask `[B]` or None. Each depends on every
+      check, and has a static B if any of them has.
     """
     sizes = [_check_matrix(checks, "embed_batch", embeds, num_dims)]
     if embeds.shape.ndims is None or embeds.shape.as_list()[1] is None:
@@ -178,10 +178,10 @@ def in_range(
       checks: where the check is added.
       labels: int32 or int64 `[B]`.
       num_classes: C, by the static shape of the table.
-      given: the dtype that the labels had once.
-      present: the rows that the table has at run time; they count in place of `num_classes`.
+      given: the dtype in which the caller passed the labels.
+      present: the number of rows at run time, which replaces `num_classes`.
     """
-    # With its sign bit flipped, a negative label is a huge one: one pass finds both kinds. Not
+    # With its sign bit flipped, a negative label becomes huge, so one pass finds both kinds. Not
     # every version can take the maximum of unsigned integers.
     with on_host():
         lowest = tf.constant(labels.dtype.min, labels.dtype)
@@ -223,7 +223,7 @@ def same_shape(checks: Checks, one: Named, other: Named) -> Tuple[tf.Tensor, tf.
 
 
 def _check_matrix(checks: Checks, name: str, value: tf.Tensor, num_dims: int) -> Optional[int]:
-    """Checks that a tensor is `[B, num_dims]`; returns B where it is static."""
+    """Checks that a tensor is `[B, num_dims]`; returns B if it is static."""
     form = f"[B, {num_dims}]"
     if not value.shape.is_compatible_with([None, num_dims]):
         raise ValueError(f"{checks.caller}: {name} must have shape {form}, got {value.shape}")

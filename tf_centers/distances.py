@@ -1,4 +1,4 @@
-"""Distances to the centers, and the classes whose centers lie nearest.
+"""Distances to the centers, and the classes with the nearest centers.
 
 Both calls expand the square, `||x - c||^2 = ||x||^2 - 2 (x.c - ||c||^2 / 2)`, so that the work is
 one matrix product. The term in parentheses ranks the classes as the distance does.
@@ -38,10 +38,10 @@ def center_distances(
 ) -> tf.Tensor:
     """Squared Euclidean distance of each row to each center, by a matrix product.
 
-    The gradient is `2 (x - c)`, to the embeddings alone; none reaches the centers. The error of a
-    squared distance is a rounding error of `||x||^2 + ||c||^2`, about 1e-6 of it in float32, so
-    that a row on its center may be at `1e-6 ||x||^2` rather than at 0; never below 0. In half
-    precision, the distances are computed in float32.
+    The gradient is `2 (x - c)`, and reaches only the embeddings. A squared distance has the
+    rounding error of `||x||^2 + ||c||^2`, about 1e-6 of that in float32, so a row on its center may
+    get `1e-6 ||x||^2` instead of 0, but never less than 0. In half precision, distances are
+    computed in float32.
 
     Args:
       embed_batch: floating `[B, D]`, cast to the dtype of the centers.
@@ -49,14 +49,14 @@ def center_distances(
       name: name of the scope of the ops.
 
     Returns:
-      `[B, C]` in the dtype of the centers; classes never seen are there too.
+      `[B, C]` in the dtype of the centers, including classes never seen.
 
     Raises:
       TypeError: embeddings that are not floating.
-      ValueError: shapes known not to fit, missing centers.
-      tf.errors.InvalidArgumentError: at run time, for shapes that turn out not to fit.
+      ValueError: static shapes that do not fit, missing centers.
+      tf.errors.InvalidArgumentError: at run time, for shapes that do not fit.
 
-    Example:
+    Examples:
       >>> ctrs = tf.get_variable("ctrs", initializer=[[0.0, 0.0], [3.0, 4.0]])
       >>> squares = center_distances(tf.constant([[3.0, 3.0]]), ctrs)
       >>> sess = tf.Session()
@@ -85,10 +85,10 @@ def nearest_centers(
 ) -> NearestCenters:
     """Finds the k classes whose centers have the smallest Euclidean distance to each row.
 
-    Where counts exist when this is built, classes that were never seen are not candidates. Equal
-    distances rank by class. A row that is not finite is near to nothing. Distances are those of
-    `center_distances`, whose rounding errors decide between classes that nearly tie: where
-    embeddings lie much farther from the origin than from each other, use a float64 table.
+    If counts exist when this is built, classes never seen are left out. Equal distances are ordered
+    by class. A row that is not finite has no nearest classes. Distances have the rounding error of
+    `center_distances`, which decides between classes that nearly tie. If embeddings are much
+    farther from the origin than from each other, use a float64 table.
 
     Args:
       embed_batch: floating `[B, D]`, cast to the dtype of the centers.
@@ -98,16 +98,16 @@ def nearest_centers(
 
     Returns:
       `NearestCenters(labels, distances)`: int64 `[B, k]` and, in the dtype of the centers,
-      `[B, k]`. Where fewer than k candidates are left, the rest is label -1 at distance infinity.
-      No gradient flows into them.
+      `[B, k]`. If there are fewer than k candidates, the rest is label -1 at distance infinity. No
+      gradient flows into either.
 
     Raises:
       TypeError: embeddings that are not floating.
-      ValueError: k out of its range, shapes known not to fit, missing centers.
-      tf.errors.InvalidArgumentError: at run time, for shapes that turn out not to fit, or a
-        center that is not finite.
+      ValueError: k out of range, static shapes that do not fit, missing centers.
+      tf.errors.InvalidArgumentError: at run time, for shapes that do not fit, or a center that is
+        not finite.
 
-    Example:
+    Examples:
       >>> ctrs = tf.get_variable("ctrs", initializer=[[0.0, 0.0], [3.0, 4.0]])
       >>> found = nearest_centers(tf.constant([[3.0, 3.0]]), ctrs, k=2)
       >>> sess = tf.Session()
@@ -197,5 +197,5 @@ def _squared_norms(embeds: tf.Tensor) -> tf.Tensor:
 
 
 def _far(dtype: tf.DType) -> tf.Tensor:
-    """Half the squared norm, or the squared distance, of what is no candidate: huge, but finite."""
+    """A huge but finite half norm or squared distance, for what is not a candidate."""
     return tf.constant(dtype.max / 4, dtype)

@@ -22,55 +22,55 @@ _CALLER = "ComputeCenter"
 
 
 class ComputeCenter(keras.layers.Layer):  # type: ignore[misc]
-    """Center loss as a layer: tracks the center of each class, and measures rows against them.
+    """Center loss as a layer.
 
-    Called as `ComputeCenter(num_classes)([labels, embeddings])`. In training it moves the centers
-    of the batch's classes and measures against the centers as they were before, as the paper does;
-    otherwise, and where `trainable` is False, it only looks them up. It returns `0.5 * ||x - c||^2`
-    per row, and adds `weight` times the mean of it to the losses of the model: eq. (5) of Wen et
-    al., "A Discriminative Feature Learning Approach for Deep Face Recognition", ECCV 2016, with a
-    mean over the batch for the sum. No gradient reaches the centers.
+    Call it as `ComputeCenter(num_classes)([labels, embeddings])`. It returns `0.5 * ||x - c||^2`
+    for each row, and adds `weight` times their mean to the losses of the model: eq. (5) of Wen et
+    al., "A Discriminative Feature Learning Approach for Deep Face Recognition", ECCV 2016, with the
+    mean over the batch instead of the sum. In training it also updates the centers, and uses them
+    as they were before, as in the paper. Otherwise, or if `trainable` is False, it only looks them
+    up. No gradient reaches the centers.
 
-    A functional model consists of what its outputs need: make the distances one of them, with
-    `None` for its loss. The centers `ctrs [C, D]` and the rows seen of each class `counts [C]` are
-    non-trainable weights, saved with the model. The centers are float32 also under a policy of
-    half or mixed precision; with `dtype="float64"` they are float64.
-    `set_weights([ctrs, counts])` takes over a table from elsewhere; see `docs/migrating.md`.
+    A functional model only contains what its outputs need, so make the distances an output, with
+    `None` as its loss. The centers `ctrs [C, D]` and the number of rows seen of each class
+    `counts [C]` are non-trainable weights, saved with the model. The centers are float32, even
+    under a policy of half or mixed precision, and float64 with `dtype="float64"`. To start from an
+    existing table, call `set_weights([ctrs, counts])`; see `docs/migrating.md`.
 
-    XLA drops checks, so the layer declares that it cannot be compiled by it: Keras 3 then runs the
-    whole model without, also under `jit_compile=True`. Make the layer in the constructor of a
-    subclassed model. Where Keras cannot see it there, and under `jit_compile=True` of Keras 2, XLA
+    XLA would drop the checks, so the layer declares that XLA cannot compile it. Keras 3 then runs
+    the whole model without XLA, even with `jit_compile=True`. Create the layer in the constructor
+    of a subclassed model: if Keras cannot see it there, or with `jit_compile=True` in Keras 2, XLA
     refuses it when the model first runs.
 
     Args:
       num_classes: Python integer C, at least 1.
       updater: `CumulativeMean`, `ExponentialWindow` or `WenUpdate`; None is
-        `ExponentialWindow(0.95)`. With a tensor for `decay` or `alpha`, the configuration of the
-        layer cannot be saved; its weights can.
-      weight: Python float, finite and at least 0. With 0 the centers are tracked all the same.
+        `ExponentialWindow(0.95)`. If `decay` or `alpha` is a tensor, the configuration of the
+        layer cannot be saved, only its weights.
+      weight: Python float, finite and at least 0. With 0 the centers are still updated.
       initializer: Keras initializer of the centers: its name, an instance or a configuration.
-      **layer_kwargs: what every layer takes, such as `name` and `dtype`.
+      **layer_kwargs: arguments of every layer, such as `name` and `dtype`.
 
     Call arguments:
-      inputs: `[labels, embeddings]`: labels `[B]` or `[B, 1]` in [0, C), of any integer dtype or
-        whole numbers of a floating one that can tell C of them apart, or one-hot `[B, C]` for C
-        above 1; embeddings floating `[B, D]` with D known statically.
-      training: bool, scalar bool tensor, or None for what Keras says.
+      inputs: `[labels, embeddings]`: labels `[B]` or `[B, 1]` in [0, C), of any integer dtype, or
+        whole numbers of a floating dtype that holds all below C exactly, or one-hot `[B, C]` if C
+        is above 1; embeddings floating `[B, D]` with a static D.
+      training: bool, scalar bool tensor, or None to let Keras decide.
 
     Returns:
       `[B]`, in the wider of the dtypes of embeddings and centers.
 
     Raises:
-      TypeError: a size, weight or updater of another kind; labels that are no numbers, embeddings
+      TypeError: a size, weight or updater of another type; labels that are not numbers, embeddings
         that are not floating.
       ValueError: `num_classes` or `weight` out of range, an unknown initializer, inputs of other
-        shapes, too many classes for labels of a floating dtype, a backend of Keras other than
-        TensorFlow; from `get_config`, an updater with a tensor in it.
+        shapes, too many classes for labels of a floating dtype, a Keras backend other than
+        TensorFlow; in `get_config`, an updater that holds a tensor.
       NotImplementedError: under `stateless_call`.
       tf.errors.InvalidArgumentError: at run time, for a label out of range or not whole, or a row
         that is not one-hot, and in training for a NaN or Inf. Nothing of that batch is written.
 
-    Example:
+    Examples:
       >>> labels, embeds = keras.Input([1], dtype="int64"), keras.Input([2])
       >>> distances = ComputeCenter(10, CumulativeMean())([labels, embeds])
       >>> model = keras.Model([labels, embeds], distances)
@@ -105,7 +105,7 @@ class ComputeCenter(keras.layers.Layer):  # type: ignore[misc]
         self._ctrs_dtype = tf.float64 if is_double else tf.float32
 
     def build(self, input_shape: Any) -> None:
-        """Makes `ctrs [C, D]` by the initializer, and `counts [C]` of zeros."""
+        """Creates `ctrs [C, D]` with the initializer, and `counts [C]` with zeros."""
         embeds = keras_arguments.check_shapes(_CALLER, input_shape, self.num_classes)
         shape = [self.num_classes, int(embeds.as_list()[1])]
         self.ctrs = self._add_state("ctrs", shape, self._ctrs_dtype, self.initializer)
@@ -118,7 +118,7 @@ class ComputeCenter(keras.layers.Layer):  # type: ignore[misc]
         return self._measure(inputs, training)
 
     def get_config(self) -> Dict[str, Any]:
-        """What `from_config` needs, as data that JSON can hold."""
+        """The arguments for `from_config`, as JSON data."""
         config: Dict[str, Any] = super().get_config()
         config["num_classes"] = self.num_classes
         config["updater"] = keras_arguments.updater_to_config(_CALLER, self.updater)
@@ -128,7 +128,7 @@ class ComputeCenter(keras.layers.Layer):  # type: ignore[misc]
 
     @classmethod
     def from_config(cls, config: Dict[str, Any]) -> "ComputeCenter":
-        """Makes a layer like the one whose `get_config` this is, with centers of its own."""
+        """Creates a layer from its `get_config`, with new centers."""
         updater = keras_arguments.updater_from_config(_CALLER, config["updater"])
         return super().from_config(dict(config, updater=updater))  # type: ignore[no-any-return]
 
@@ -150,7 +150,7 @@ class ComputeCenter(keras.layers.Layer):  # type: ignore[misc]
             embeds, labels, self.updater, centers, is_training=training, read="before"
         )
         distances = center_loss(embeds, rows)
-        # Keras adds the losses of a model up, and wants them of one dtype.
+        # Keras adds up the losses of a model, which must have one dtype.
         loss = tf.cast(self.weight * _mean(distances), keras.backend.floatx())
         # Keras 2 asks whether a loss belongs to these inputs, or to the layer wherever it is used.
         self.add_loss(loss, **({"inputs": True} if _takes(super().add_loss, "inputs") else {}))
@@ -209,7 +209,7 @@ def _as_switch(training: Any) -> Union[bool, tf.Tensor]:
 
 
 def _refuse_xla(labels: tf.Tensor) -> tf.Tensor:
-    # XLA has no kernel for this op: so nothing is compiled, which would drop the checks.
+    # XLA has no kernel for this op, so it refuses to compile, rather than drop the checks.
     found = tf.unique_with_counts(tf.reshape(labels, [-1]))
     return tf.reshape(tf.gather(found.y, found.idx), tf.shape(labels))
 

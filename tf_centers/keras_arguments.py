@@ -1,4 +1,4 @@
-"""What the Keras layer is given: its checks, and its updater as data that JSON can hold."""
+"""Checks of the arguments of the Keras layer, and updaters as JSON data."""
 
 import dataclasses
 import math
@@ -18,7 +18,7 @@ _UPDATERS = {
 # As messages name them.
 LABELS = "labels of inputs [labels, embeddings]"
 EMBEDS = "embeddings of inputs [labels, embeddings]"
-# Below these a floating dtype tells all whole numbers apart, and none from beyond is rounded in.
+# Below these, a floating dtype holds every whole number exactly, and rounds no larger one to it.
 _WHOLE_BELOW = {tf.bfloat16: 2**8, tf.float16: 2**11, tf.float32: 2**24, tf.float64: 2**53}
 
 
@@ -54,7 +54,7 @@ def check_shapes(
 ) -> tf.TensorShape:
     """Checks the shapes of labels and embeddings; returns that of the embeddings.
 
-    Without `num_dims`, the embeddings have to tell it.
+    Without `num_dims`, the embeddings must have a static D.
     """
     labels, embeds = [tf.TensorShape(shape) for shape in as_pair(caller, shapes)]
     columns = labels.as_list()[1] if labels.ndims == 2 else 1
@@ -84,7 +84,7 @@ def as_integers(caller: str, labels: Any, num_classes: int) -> tf.Tensor:
     if not dtype.is_floating and not dtype.is_integer:
         raise TypeError(f"{caller}: {LABELS} must be numbers, got {dtype.name}")
     checks = Checks(caller)
-    # Half precision has few of these ops everywhere.
+    # Half precision lacks some of these ops on some versions.
     wide = tf.cast(labels, tf.float64)
     if labels.shape.ndims == 2 and labels.shape.as_list()[1] == num_classes > 1:
         classes = tf.argmax(wide, axis=1)
@@ -99,10 +99,10 @@ def as_integers(caller: str, labels: Any, num_classes: int) -> tf.Tensor:
     if num_classes > below:
         raise ValueError(
             f"{caller}: {LABELS} must have an integer dtype for {num_classes} classes, got "
-            f"{dtype.name}, which tells whole numbers apart up to {below} only"
+            f"{dtype.name}, which is exact only up to {below}"
         )
     checks.require(
-        # What is beyond the range of int64, infinity too, a cast may turn into anything.
+        # Beyond the range of int64, a cast may return anything.
         lambda: tf.reduce_all(
             tf.logical_and(tf.equal(wide, tf.floor(wide)), tf.abs(wide) < 2.0**53)
         ),
@@ -113,7 +113,7 @@ def as_integers(caller: str, labels: Any, num_classes: int) -> tf.Tensor:
 
 
 def updater_to_config(caller: str, updater: Updater) -> Dict[str, Any]:
-    """The class of an updater and its parameters; a tensor among them is a `ValueError`."""
+    """The class of an updater and its parameters, none of which may be a tensor."""
     name = type(updater).__name__
     if _UPDATERS.get(name) is not type(updater):
         raise ValueError(f"{caller}: updater must be {_names()} to be saved, got {updater!r}")

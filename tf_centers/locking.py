@@ -1,6 +1,6 @@
 """One lock for each shard, shared by the threads of a session and by the workers of a cluster.
 
-And the warning for graphs that should take it.
+Also the warning for graphs that should use it.
 """
 
 import weakref
@@ -16,16 +16,16 @@ _updates: Any = weakref.WeakKeyDictionary()
 
 
 def warn_of_overlap(caller: str, table: Table, device: str, use_locking: bool) -> None:
-    """Logs a warning, once a table, where updates of it may overwrite each other.
+    """Logs a warning, once per table, if updates of it may overwrite each other.
 
     Args:
       caller: the function to name.
       table: what is updated.
-      device: that of the batch, to tell whether the table is with another job.
+      device: that of the batch, which tells whether the table belongs to another job.
       use_locking: whether this update locks.
     """
     if outside_graphs():
-        return  # TensorFlow runs the updates of one function in their order.
+        return  # TensorFlow runs the updates of one function in order.
     with tf.init_scope():
         graph = tf.get_default_graph()
     locks = _updates.setdefault(graph, {}).setdefault(table.shards[0].ctrs.name, [])
@@ -47,14 +47,14 @@ def _may_overlap(locks: List[bool]) -> bool:
 
 
 def locked(variable: Any, body: Callable[[], tf.Tensor]) -> tf.Tensor:
-    """Runs the ops that `body` makes while no other caller has the lock of the variable.
+    """Runs the ops that `body` makes while no other caller holds the lock of the variable.
 
-    What the ops take from outside has to be on the machine of the variable before; the lock is
-    then taken only once all of it is there.
+    Bring the inputs of these ops to the machine of the variable before, so that the lock is not
+    held while they arrive.
     """
     name = f"tf_centers/{variable.name.rsplit(':', 1)[0]}/lock"
-    # The ops below `tf.CriticalSection`, since a function that holds one cannot be exported. All
-    # ops of one name on one device share one lock; eager variables of one name do so too.
+    # The ops that tf.CriticalSection is made of, since a function with a tf.CriticalSection cannot
+    # be exported. All ops of one name on one device share one lock, even for eager variables.
     with tf.device(variable.device) if outside_graphs() else colocated(variable):
         # In a function, TensorFlow lets this read wait for earlier calls that write the variable.
         # Without it, a later call could hold the lock and wait for what an earlier one writes.
@@ -67,6 +67,6 @@ def locked(variable: Any, body: Callable[[], tf.Tensor]) -> tf.Tensor:
         with tf.control_dependencies([result]), colocated(variable):
             release = tf.raw_ops.ConsumeMutexLock(mutex_lock=lock)
     finally:
-        del lock  # Executed eagerly, a traceback that somebody keeps would hold it.
+        del lock  # In eager execution, a traceback that is kept would go on holding it.
     with tf.control_dependencies([] if release is None else [release]):
         return tf.identity(result)

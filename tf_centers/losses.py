@@ -12,24 +12,24 @@ from tf_centers.arguments import as_written
 def center_loss(embed_batch: Any, embed_ctrs_batch: Any, name: Optional[str] = None) -> tf.Tensor:
     """Half the squared distance of each row to its center.
 
-    `0.5 * ||x - c||^2` with the gradient `x - c` to the embeddings; none reaches the centers.
-    The caller reduces it over the batch and weighs it. This is the summand of eq. (2) of Wen et
-    al., "A Discriminative Feature Learning Approach for Deep Face Recognition", ECCV 2016.
+    `0.5 * ||x - c||^2`. Its gradient is `x - c`, and reaches only the embeddings. Reduce it over
+    the batch and choose its weight yourself. It is the summand of eq. (2) of Wen et al., "A
+    Discriminative Feature Learning Approach for Deep Face Recognition", ECCV 2016.
 
     Args:
       embed_batch: floating `[B, D]`.
-      embed_ctrs_batch: floating `[B, D]`, what `get_embed_centers` returned for the batch.
+      embed_ctrs_batch: floating `[B, D]`, as `get_embed_centers` returns it for the batch.
       name: name of the scope of the ops.
 
     Returns:
-      `[B]`, in the wider of the two dtypes; computed in float32 at least.
+      `[B]`, in the wider of the two dtypes; computed in at least float32.
 
     Raises:
       TypeError: an argument that is not of a floating dtype.
-      ValueError: a rank other than 2, or shapes known to differ.
-      tf.errors.InvalidArgumentError: at run time, where shapes turn out to differ.
+      ValueError: a rank other than 2, or static shapes that differ.
+      tf.errors.InvalidArgumentError: at run time, for shapes that differ.
 
-    Example:
+    Examples:
       >>> embeds, ctrs = tf.constant([[1.0, 2.0]]), tf.constant([[4.0, -2.0]])
       >>> tf.Session().run(center_loss(embeds, ctrs))
       array([12.5], dtype=float32)

@@ -36,38 +36,38 @@ def get_embed_centers(
         ctrs = scatter_sub(ctrs, labels, w[:, None] * (old - embed))
         return gather(ctrs, labels)
 
-    is meant to do, with repeated labels and with ref and resource variables alike. Nothing is
-    written before every check of the batch has passed. XLA compiles neither updates, for lack of
-    kernels to group rows with, nor masks; a lookup of a bad label there returns NaN rows.
+    is meant to do, even with repeated labels, and with both ref and resource variables. Nothing is
+    written before every check of the batch has passed. XLA cannot compile updates or masks; under
+    XLA a lookup of a bad label returns NaN rows.
 
-    In a replica context of a distribution strategy whose scope the centers were made in, the update
-    is that of the rows of all replicas, the same on every copy, and each replica gets the rows of
-    its own part. What is wrong on one replica raises on all of them.
+    On the replicas of a distribution strategy, with centers created in its scope, every copy is
+    updated with the rows of all replicas, and each replica gets the centers of its own rows. What
+    is wrong on one replica raises on all of them.
 
     Args:
-      embed_batch: floating `[B, D]`, cast to the dtype of the centers; or `[B, T, D]`, the batch
-        of its `B * T` rows in row-major order. An unknown rank means `[B, D]`: for more axes, the
-        static shape has to have three.
+      embed_batch: floating `[B, D]`, cast to the dtype of the centers; or `[B, T, D]`, a batch of
+        `B * T` rows in row-major order. An unknown rank is taken as `[B, D]`, so for `[B, T, D]`
+        the static shape must have three axes.
       label_batch: integers `[B]` or `[B, 1]` in [0, C); `[B, T]` for embeddings `[B, T, D]`.
       updater: `CumulativeMean`, `ExponentialWindow`, `WenUpdate` or an `Updater` of your own; None
         is `ExponentialWindow(0.95)`.
       centers: name of the variable scope that holds `ctrs` (below the current one, else
         absolute), an `EmbedCenters`, or the variable `ctrs [C, D]` itself, whole or split by
-        rows under a partitioner. Inside a `tf.function` pass variables.
-      mask: bool `[B]`, or `[B, T]`, or None. Rows that are False touch nothing, their labels are
+        rows under a partitioner. Inside a `tf.function`, pass variables instead of a name.
+      mask: bool `[B]`, or `[B, T]`, or None. Rows that are False change nothing, their labels are
         not read, and they get their own embedding back as their center.
-      is_training: bool or scalar bool tensor; False looks the centers up and changes nothing.
-      read: "after" returns the rows after the update, "before" as they were. Either way the
-        update has been applied once the result is there.
-      use_locking: makes the update one step, for all threads of a session and all workers of a
-        cluster that lock too: the cumulative mean is then that of all their rows. Without it,
+      is_training: bool or scalar bool tensor; False only looks centers up.
+      read: "after" returns the centers after the update, "before" those before it. In both cases
+        the update has been applied when the result is available.
+      use_locking: makes the update atomic among all threads of a session and all workers of a
+        cluster that also lock, so that the cumulative mean is that of all their rows. Without it,
         updates of one table that run at the same time may overwrite each other; a graph with two
-        of them, or with one of a table on a parameter server, logs a warning. On a CPU only.
+        of them, or with one for a table on a parameter server, logs a warning. CPU only.
       validate_args: False drops the checks at run time.
-      stop_gradient: True lets no gradient into the returned rows. With False, and `read="after"`,
-        they carry that of this update: row i has the derivative `w_j` by each row j of its class
-        in the batch. None flows to the table, or through masked rows, either way. On several
-        replicas it is the derivative of the sum of their losses, inside a `tf.function` only.
+      stop_gradient: if False, which needs `read="after"`, the gradient of this update flows to the
+        embeddings: returned row i has derivative `w_j` with respect to each row j of its class in
+        the batch. Either way, none flows to the table or through masked rows. On several
+        replicas it is the derivative of the sum of their losses, and needs a `tf.function`.
       name: name of the scope of the ops.
 
     Returns:
@@ -76,13 +76,14 @@ def get_embed_centers(
     Raises:
       TypeError: embeddings that are not floating, labels that are not integers, a mask or an
         `is_training` that is not bool, an updater of another class.
-      ValueError: shapes known not to fit, missing centers, an unknown `read`, `stop_gradient=False`
-        with `read="before"`; other replicas than have a copy of the table.
-      tf.errors.InvalidArgumentError: at run time, for a label outside [0, C) (C of the table as it
-        is then) or a NaN or Inf in an unmasked row, shapes that turn out not to fit, or a tensor
+      ValueError: static shapes that do not fit, missing centers, an unknown `read`,
+        `stop_gradient=False` with `read="before"`; an update on other replicas than those that have
+        a copy of the table.
+      tf.errors.InvalidArgumentError: at run time, for a label outside [0, C) (C of the table at run
+        time) or a NaN or Inf in an unmasked row, shapes that do not fit, or a tensor
         `decay` or `alpha` out of range.
 
-    Example:
+    Examples:
       >>> with tf.variable_scope("embed"):
       ...     ctrs = tf.get_variable("ctrs", [10, 2], initializer=tf.zeros_initializer())
       >>> embeds = tf.constant([[1.0, 2.0], [3.0, 4.0]])
@@ -115,8 +116,8 @@ def get_embed_centers(
         elif training is True:
             rows = _update_and_read(checks, table, updater, embeds, labels, read, use_locking)
         else:
-            # An update of no rows unless training, and a lookup of none if so. Not tf.cond, which
-            # no ref variable enters everywhere and which cannot be placed on two devices.
+            # Either the update or the lookup gets no rows. Not tf.cond, which a ref variable cannot
+            # always enter and which cannot be placed on two devices.
             training = scalar(checks, "is_training", training)
             size = tf.where(training, tf.size(labels), 0)
             first = embeds[:size], labels[:size]
@@ -137,28 +138,27 @@ def update_embed_centers(
     validate_args: bool = True,
     name: Optional[str] = None,
 ) -> Any:
-    """Updates the centers as `get_embed_centers` does, and returns the op that does it.
+    """Returns an op that updates the centers as `get_embed_centers` does.
 
-    For graphs that look the centers up elsewhere and run the update with their train op; on
-    replicas as `get_embed_centers`.
+    For graphs that look up the centers elsewhere and run the update with their train op.
 
     Args:
       embed_batch: floating `[B, D]` or `[B, T, D]`, as in `get_embed_centers`.
       label_batch: integers `[B]` or `[B, 1]` in [0, C); `[B, T]` for embeddings `[B, T, D]`.
       updater: as in `get_embed_centers`.
       centers: as in `get_embed_centers`.
-      mask: bool `[B]`, or `[B, T]`, or None; rows that are False touch nothing.
+      mask: bool `[B]`, or `[B, T]`, or None; rows that are False change nothing.
       use_locking: as in `get_embed_centers`.
       validate_args: False drops the checks at run time.
       name: name of the scope of the ops.
 
     Returns:
-      A `tf.Operation`; None where TensorFlow executes eagerly, since the update is done then.
+      A `tf.Operation`; None in eager execution, where the update is already done.
 
     Raises:
       TypeError, ValueError, tf.errors.InvalidArgumentError: as `get_embed_centers`.
 
-    Example:
+    Examples:
       >>> centers = create_embed_centers(num_classes=10, num_dims=2)
       >>> update = update_embed_centers([[1.0, 2.0]], [7], CumulativeMean(), centers)
       >>> sess = tf.Session()
@@ -184,26 +184,26 @@ def update_embed_centers(
 def lookup_embed_centers(
     label_batch: Any, centers: CentersLike = "embed", name: Optional[str] = None
 ) -> tf.Tensor:
-    """Returns the center of each label, and changes nothing.
+    """Returns the center of each label. Changes nothing.
 
     Args:
-      label_batch: integers `[B]` or `[B, 1]` in [0, C), or `[B, T]`. What is not known to have
-        more columns than one means `[B]` or `[B, 1]`: for more, the static shape has to say T.
+      label_batch: integers `[B]` or `[B, 1]` in [0, C), or `[B, T]`. For `[B, T]`, the static shape
+        must show T.
       centers: as in `get_embed_centers`.
       name: name of the scope of the ops.
 
     Returns:
-      `[B, D]`, of labels `[B, T]` `[B, T, D]`, in the dtype of the centers; no gradient flows into
-      it. Under `tf.function(jit_compile=True)`, where XLA drops every assertion, all rows are NaN
-      if a label is out of range.
+      `[B, D]`, or `[B, T, D]` for labels `[B, T]`, in the dtype of the centers; no gradient flows
+      into it. Under `tf.function(jit_compile=True)`, where XLA drops every assertion, all rows are
+      NaN if any label is out of range.
 
     Raises:
       TypeError: labels that are not integers.
       ValueError: labels of another shape, missing centers.
-      tf.errors.InvalidArgumentError: at run time, for a label out of range or labels that turn
-        out to have another shape.
+      tf.errors.InvalidArgumentError: at run time, for a label out of range or labels of another
+        shape.
 
-    Example:
+    Examples:
       >>> centers = create_embed_centers(2, 2, initializer=[[1.0, 2.0], [3.0, 4.0]])
       >>> rows = lookup_embed_centers([1, 1, 0], centers)
       >>> sess = tf.Session()

@@ -1,7 +1,7 @@
 """Replicas of a `tf.distribute` strategy, each of which has a copy of the table.
 
 An update gathers the rows of all replicas and makes the same update on every copy. So all copies
-hold the same bits, those of a single process that is fed the batches one after the other.
+hold the same bits as in a single process that gets the batches of all replicas joined into one.
 """
 
 from typing import Any, List, NamedTuple
@@ -9,7 +9,7 @@ from typing import Any, List, NamedTuple
 import tensorflow.compat.v1 as tf
 from tensorflow import distribute
 
-# TensorFlow can gather within replicas, from 2.4 on.
+# From TensorFlow 2.4 on, replicas can gather.
 SUPPORTED = hasattr(distribute.ReplicaContext, "all_gather")
 
 
@@ -28,41 +28,41 @@ class Joined(NamedTuple):
 
 
 def count_here() -> int:
-    """How many replicas run what is called here; 1 outside of a replica context."""
+    """How many replicas run the current code; 1 outside of a replica context."""
     context = distribute.get_replica_context()
     return 1 if context is None else int(context.num_replicas_in_sync)
 
 
 def count_of(variable: Any) -> int:
-    """How many replicas, on all machines, have a copy of a variable; 1 if it is a plain one."""
+    """How many replicas, on all machines, have a copy of a variable; 1 if it is not copied."""
     plain = copies(variable)[0] is variable
     return 1 if plain else int(variable.distribute_strategy.num_replicas_in_sync)
 
 
 def copies(variable: Any) -> List[Any]:
-    """The plain variables on this machine that a variable consists of, one for each replica."""
+    """The copies of a variable on this machine, one for each replica."""
     values = getattr(variable, "values", None)
     return list(values) if isinstance(values, (tuple, list)) else [variable]
 
 
 def own_place(count: int) -> int:
-    """Which of so many copies on this machine is that of this replica; outside of one the first."""
+    """Which of the copies on this machine belongs to this replica; outside of one, the first."""
     if count == 1 or count_here() == 1:
         return 0
     return int(tf.get_static_value(_own_id())) % count
 
 
 def join(embeds: tf.Tensor, labels: tf.Tensor, stop_gradient: bool) -> Joined:
-    """Gathers embeddings `[B, D]` and labels `[B]`, of whichever B on each replica.
+    """Gathers embeddings `[B, D]` and labels `[B]`; B may differ among replicas.
 
-    Unless stopped, the gradient of an embedding is that of the sum of the replicas' losses.
+    Unless stopped, the gradient of an embedding is that of the sum of all replicas' losses.
     """
     own_id = tf.cast(_own_id(), tf.int64)  # as labels may be on another replica
     tags = tf.stack([tf.cast(labels, tf.int64), tf.fill(tf.shape(labels), own_id)], axis=1)
-    # TensorFlow gathers nothing where no replica has a row. With a spare one each it does.
+    # TensorFlow cannot gather if no replica has a row, so each adds a spare one.
     tags = gather(tf.pad(tags, [[0, 1], [0, 0]], constant_values=-1))
     rows = gather(tf.pad(embeds, [[0, 1], [0, 0]]), stop_gradient)
-    with tf.control_dependencies([tags, rows]):  # No check may fail while the other is under way.
+    with tf.control_dependencies([tags, rows]):  # No check may fail during the other gather.
         tags, rows = tf.identity(tags), tf.identity(rows)
     places = _where(tags[:, 1] >= 0)
     tags, rows = tf.gather(tags, places), tf.gather(rows, places)
@@ -70,14 +70,14 @@ def join(embeds: tf.Tensor, labels: tf.Tensor, stop_gradient: bool) -> Joined:
 
 
 def gather(value: tf.Tensor, stop_gradient: bool = True) -> tf.Tensor:
-    """Concatenates what the replicas have, by its first axis."""
-    # In a graph of TensorFlow 1 a gather whose gradient is wanted fails on what other replicas
+    """Concatenates the values of all replicas along the first axis."""
+    # In a graph of TensorFlow 1, a gather with a gradient fails on values that other replicas
     # computed from variables.
     value = tf.stop_gradient(value) if stop_gradient else value
-    # TensorFlow gathers no bfloat16, of which float32 keeps every bit, and no bool.
+    # TensorFlow cannot gather bfloat16, of which float32 keeps every bit, or bool.
     sent = {tf.bfloat16: tf.float32, tf.bool: tf.int32}.get(value.dtype, value.dtype)
     gathered = distribute.get_replica_context().all_gather(tf.cast(value, sent), axis=0)
-    # What is static is lost in a gather, and its gradient takes no IndexedSlices.
+    # A gather loses the static shape, and its gradient does not accept IndexedSlices.
     return tf.cast(tf.reshape(gathered, [-1] + value.shape.as_list()[1:]), value.dtype)
 
 

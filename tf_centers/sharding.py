@@ -47,13 +47,13 @@ def update_table(
     """Updates the centers of `labels [B]` with `embeds [B, D]`.
 
     Args:
-      checks: what has to pass before any shard is written and any lock taken.
+      checks: must pass before any shard is written or any lock is taken.
       table: what to update.
       updater: gives the row weights.
       embeds: `[B, D]` in the dtype of the centers, not yet known to be finite.
       labels: `[B]`, checked.
       read: "after" or "before".
-      use_locking: whether each shard is read and written in one step for all callers that lock.
+      use_locking: whether the update of each shard is atomic among all callers that lock.
     """
     checks.require_finite(embeds)
     updater = updater._prepare(checks)
@@ -76,15 +76,15 @@ def update_table(
 
 
 def classes_at_run_time(shard: EmbedCenters, dtype: tf.DType) -> Any:
-    """How many rows ctrs and counts have when the graph runs; None where neither can change."""
+    """How many rows ctrs and counts have when the graph runs; None if neither can change."""
     found = [rows_at_run_time(v, dtype) for v in shard if v is not None]
     found = [rows for rows in found if rows is not None]
     return functools.reduce(tf.minimum, found) if found else None
 
 
 def stitch(places: List[tf.Tensor], rows: List[tf.Tensor], size: tf.Tensor) -> tf.Tensor:
-    """Puts rows in their places in [0, size); where several have the same place, the last wins."""
-    # Sliced, since TensorFlow 1.15 takes the static size of no rows for 1.
+    """Puts rows in their places in [0, size); the last of several rows for one place wins."""
+    # Sliced, since in TensorFlow 1.15 the static size of no rows is 1.
     return tf.dynamic_stitch(places, rows)[:size]
 
 

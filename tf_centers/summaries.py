@@ -1,4 +1,4 @@
-"""What TensorBoard shows of a set of centers."""
+"""Summaries of a set of centers for TensorBoard."""
 
 from typing import List, Optional, Tuple
 
@@ -11,50 +11,50 @@ from tf_centers.distances import squared_distances
 from tf_centers.sharding import read_table
 from tf_centers.variables import CentersLike, find_table
 
-# What a summary reads and compares at most, so that its cost stays bounded whatever C is. The
-# distances among n classes are n * n * D multiplications.
+# The most classes that a summary reads and compares, so that its cost does not grow with C.
+# Distances among n classes take n * n * D multiplications.
 _MOST_NORMS = 16384
 _MOST_PAIRED = 2048
 
 
 @as_written
 def summarize_centers(centers: CentersLike = "embed", name: Optional[str] = None) -> tf.Tensor:
-    """Makes the summaries that show in TensorBoard how a set of centers does.
+    """Creates summaries that show the state of a set of centers in TensorBoard.
 
-    | tag, below the name of the scope | what it shows |
+    | tag, below the name of the scope | value |
     | --- | --- |
     | `share_of_classes_seen` | share of the C classes whose count is above 0 |
-    | `mean_count`, `min_count`, `max_count` | rows that a class was updated with |
+    | `mean_count`, `min_count`, `max_count` | rows that updated a class |
     | `norms`, a histogram, and `mean_norm` | Euclidean norms of the centers |
     | `inter_class_distance` | smallest Euclidean distance between the centers of two classes |
 
-    The first two lines are there where counts exist; classes never seen are then left out of the
-    other two. So is a center that is not finite. What has no value, such as a distance where fewer
-    than two classes are left, is left out of that summary.
+    The first two lines need counts. If there are counts, classes never seen are left out of the
+    other two lines; centers that are not finite always are. A tag without a value, such as the
+    distance between fewer than two classes, is left out of that summary.
 
-    Norms are of all classes where C is at most 16,384, and the distance is that of all pairs where
-    C is at most 2,048. Above that they are of so many classes, evenly spaced among the labels and
-    always the same. No other center is read, however large C is.
+    Norms cover up to 16,384 classes, and the distance covers all pairs of up to 2,048 classes. If C
+    is larger, they cover that many classes, evenly spaced among the labels and always the same
+    ones. No other center is read.
 
-    Like every op of `tf.summary`, each of them is in the collection `tf.GraphKeys.SUMMARIES`, where
-    `tf.summary.merge_all` and the hook of `MonitoredTrainingSession` find it. What is returned is
-    in no collection, so that nothing is shown twice. An update in the same `Session.run` may be in
-    the summary or not.
+    Like every op of `tf.summary`, each summary is in the collection `tf.GraphKeys.SUMMARIES`, where
+    `tf.summary.merge_all` and `MonitoredTrainingSession` find it. The merged summary that is
+    returned is in no collection, so that nothing is shown twice. It may or may not include an
+    update that runs in the same `Session.run`.
 
     Args:
       centers: as in `get_embed_centers`.
-      name: name of the scope of the ops, with which the tags begin. Give one for each set of
-        centers in a graph.
+      name: name of the scope of the ops, which starts every tag. Give each set of centers in a
+        graph its own.
 
     Returns:
       A scalar string tensor, all of these summaries in one, for `FileWriter.add_summary`.
 
     Raises:
-      TypeError, ValueError: centers that are missing, or are none, as in `get_embed_centers`.
-      RuntimeError: called eagerly or inside a `tf.function` of TF2 code, where no summary of a
-        graph is ever written.
+      TypeError, ValueError: centers that are missing or invalid, as in `get_embed_centers`.
+      RuntimeError: called eagerly or inside a `tf.function` of TF2 code, where graph summaries are
+        never written.
 
-    Example:
+    Examples:
       >>> ctrs = tf.get_variable("ctrs", initializer=[[3.0, 4.0], [3.0, 2.0], [0.0, 0.0]])
       >>> summary = summarize_centers(ctrs, name="centers")
       >>> sess = tf.Session()
@@ -68,9 +68,9 @@ def summarize_centers(centers: CentersLike = "embed", name: Optional[str] = None
     caller = "summarize_centers"
     if outside_graphs():
         raise RuntimeError(
-            f"{caller}: summaries of a graph are never written here, called eagerly or inside a "
-            "tf.function; expected a graph of TensorFlow 1, such as after "
-            "tf.disable_eager_execution()"
+            f"{caller}: expected a graph of TensorFlow 1, such as after "
+            "tf.disable_eager_execution(), got a call executed eagerly or inside a tf.function, "
+            "where graph summaries are never written"
         )
     with tf.name_scope(name, caller):
         table = find_table(caller, centers)
@@ -157,7 +157,7 @@ def _smallest_distance(sample: EmbedCenters) -> Tuple[tf.Tensor, tf.Tensor]:
         seen = tf.gather(sample.counts, places) > 0
         kept = kept & tf.expand_dims(seen, 0) & tf.expand_dims(seen, 1)
     far = tf.fill([count, count], tf.constant(tf.float64.max, tf.float64))
-    # The product finds the pair; that they coincide only their difference shows.
+    # The product finds the pair; only the difference is exact if the two coincide.
     first = tf.argmin(tf.reshape(tf.where(kept, squares, far), [-1]))
     difference = ctrs[first // count] - ctrs[first % count]
     return tf.sqrt(tf.reduce_sum(tf.square(difference))), tf.reduce_any(kept)

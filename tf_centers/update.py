@@ -4,9 +4,9 @@
     ctrs = scatter_sub(ctrs, labels, w[:, None] * (old - embed))
     return gather(ctrs, labels)
 
-Written out, a row at a time, this overshoots on repeated labels, and its last line may run before
-the second. Here the rows of a class are summed up first, with their weights, so that each class of
-the batch gets one new row:
+Done row by row, this overshoots on repeated labels, and the last line may run before the second.
+Here the rows of a class are first summed with their weights, so that each class of the batch gets
+one new row:
 
     new = old - (sum(w) * old - sum(w * embed))
 """
@@ -44,7 +44,7 @@ def update_rows(
     """Updates whole variables with a batch.
 
     Args:
-      checks: what has to pass before anything is written.
+      checks: must pass before anything is written.
       centers: ctrs `[C, D]` and counts `[C]` or None.
       updater: gives the row weights; prepared.
       embeds: `[B, D]` in the dtype of ctrs.
@@ -55,8 +55,8 @@ def update_rows(
     # Centers of half precision would stop moving.
     wide = tf.float64 if dtype == tf.float64 else tf.float32
 
-    # Group by class: the i-th row belongs to classes[index[i]]. Sorted by class, the rows of each
-    # keep the order that they have in the batch, since top_k takes the first of equals first.
+    # Group by class: the i-th row belongs to classes[index[i]]. Sorting keeps the batch order
+    # within each class, since top_k takes the first of equals first.
     labels = _hide_constants(labels)
     classes, index, sizes = tf.unique_with_counts(labels)
     group, order = tf.nn.top_k(-index, tf.size(labels))
@@ -67,8 +67,8 @@ def update_rows(
     rows = Rows(wide, group, sizes, *seen)
     weights = tf.expand_dims(tf.stop_gradient(weigh(checks, updater, rows)), 1)
 
-    # Sum. In this order, since the first two are small beside old: (1 - total) * old would lose
-    # digits where the weights are small.
+    # Sum. In this order, since the first two terms are small next to old: (1 - total) * old would
+    # lose precision if the weights are small.
     old = tf.stop_gradient(read_rows(centers.ctrs, classes))
     total = tf.segment_sum(weights, group)
     pull = tf.segment_sum(weights * tf.cast(tf.gather(embeds, order), wide), group)
@@ -86,8 +86,8 @@ def update_rows(
 
 
 def _hide_constants(labels: tf.Tensor) -> tf.Tensor:
-    """The same labels, but no constants to TensorFlow's optimizer.
+    """The same labels, hidden from TensorFlow's constant folding.
 
-    Where it knows that there are no rows, it divides by their number, and the process ends.
+    If it knows that there are no rows, it divides by their number and crashes the process.
     """
     return tf.placeholder_with_default(labels, [labels.shape.as_list()[0] or None])

@@ -1,7 +1,7 @@
-"""The updaters: what weight each row of a batch has. Pure: no state, no writes.
+"""The updaters: the weight of each row of a batch. They hold no state and write nothing.
 
-Every updater is the same recipe, `ctrs[label] -= w * (ctrs[label] - embed)`, and differs in the row
-weights `w` alone. `update.py` holds the recipe.
+Every updater follows one recipe, `ctrs[label] -= w * (ctrs[label] - embed)`; only the row weights
+`w` differ. The recipe is in `update.py`.
 """
 
 import dataclasses
@@ -52,13 +52,13 @@ class Rows:
 
 
 class Updater:
-    """Base class of the updaters, and of updaters of your own: they state row weights.
+    """Base class of all updaters, and of your own. A subclass defines `row_weights`.
 
     Attributes:
-      needs_counts: whether the weights depend on `rows.seen`. The counts are then made where the
-        graph has none.
+      needs_counts: whether the weights depend on `rows.seen`. If so, counts are created in a graph
+        that has none.
 
-    Example:
+    Examples:
       >>> class MoveTenthOfTheWayToTheMean(Updater):
       ...     def row_weights(self, rows):
       ...         return 0.1 / rows.sizes
@@ -92,11 +92,11 @@ class Updater:
 
 @dataclass(frozen=True, eq=False)
 class CumulativeMean(Updater):
-    """The exact mean of every row a class has ever had.
+    """The exact mean of all rows of a class so far.
 
     `w = 1 / (N + k)` for the k rows of a class in a batch, after N earlier ones. Needs counts.
 
-    Example:
+    Examples:
       >>> centers = create_embed_centers(num_classes=3, num_dims=1)
       >>> update = update_embed_centers([[1.0], [4.0]], [2, 2], CumulativeMean(), centers)
       >>> sess = tf.Session()
@@ -116,26 +116,26 @@ class CumulativeMean(Updater):
 class ExponentialWindow(Updater):
     """An exponentially weighted mean: each row counts `decay` times as much as the next one.
 
-    `w = (1 - d) d^(k - j)` for the j-th of the k rows of a class in a batch: exactly as if the rows
-    were fed one at a time to `c <- d c + (1 - d) x`.
+    `w = (1 - d) d^(k - j)` for the j-th of the k rows of a class in a batch. The result is exactly
+    that of `c <- d c + (1 - d) x` for one row at a time.
 
     Args:
       decay: d, a Python float or a scalar float tensor or variable (a schedule), in [0, 1]; with
         `debias` in [0, 1).
       debias: divides by `1 - d^(N + k)` after N earlier rows of the class, so that the initial
-        value has no weight (Kingma and Ba, "Adam", ICLR 2015, section 3). Needs counts. Assumes
-        a decay that stays the same. Goes with "sequential" only.
-      duplicates: what the k rows of one class in a batch do. "sequential": as above. "mean":
-        `w = (1 - d) / k`, the class moves `1 - d` of the way to the mean of its rows, as many
-        center-loss codes do. "sum": `w = 1 - d` for every row, the recipe as it circulates; it
-        overshoots on repeated labels and diverges where `k (1 - d) > 2`, and is there for parity
-        with an old run only.
+        value has no weight (Kingma and Ba, "Adam", ICLR 2015, section 3). Needs counts, a constant
+        decay and "sequential".
+      duplicates: how the k rows of one class in a batch are combined. "sequential": as above.
+        "mean": `w = (1 - d) / k`, the class moves `1 - d` of the way to the mean of its rows, as in
+        much center-loss code. "sum": `w = 1 - d` for every row, as in the usual recipe; it
+        overshoots on repeated labels, diverges where `k (1 - d) > 2`, and is only for reproducing
+        an old run.
 
     Raises:
-      ValueError: a decay out of its range or of another kind, an unknown `duplicates`, or
-        `debias` with another one than "sequential".
+      ValueError: a decay that is out of range or not a float or scalar, an unknown `duplicates`, or
+        `debias` without "sequential".
 
-    Example:
+    Examples:
       >>> centers = create_embed_centers(num_classes=3, num_dims=1)
       >>> rows = get_embed_centers([[4.0], [8.0]], [2, 2], ExponentialWindow(0.5), centers)
       >>> sess = tf.Session()
@@ -186,7 +186,7 @@ class ExponentialWindow(Updater):
 
 @dataclass(frozen=True, eq=False)
 class WenUpdate(Updater):
-    """The paper's own rule: a class moves by `alpha` times the damped mean of its differences.
+    """The rule of the paper: a class moves by `alpha` times the damped mean of its differences.
 
     `w = alpha / (1 + k)`, eq. (4) of Wen et al., "A Discriminative Feature Learning Approach for
     Deep Face Recognition", ECCV 2016.
@@ -195,9 +195,9 @@ class WenUpdate(Updater):
       alpha: a Python float or a scalar float tensor or variable, in [0, 1].
 
     Raises:
-      ValueError: an alpha out of its range or of another kind.
+      ValueError: an alpha that is out of range or not a float or scalar.
 
-    Example:
+    Examples:
       >>> centers = create_embed_centers(num_classes=3, num_dims=1)
       >>> rows = get_embed_centers([[3.0], [6.0]], [2, 2], WenUpdate(0.5), centers)
       >>> sess = tf.Session()
@@ -219,7 +219,7 @@ class WenUpdate(Updater):
 
 
 def as_updater(caller: str, updater: Any) -> Updater:
-    """Returns an updater; None is the default one, anything else a `TypeError`."""
+    """Returns the updater, or the default one for None."""
     if updater is None:
         return ExponentialWindow()
     if not isinstance(updater, Updater):
@@ -231,7 +231,7 @@ def as_updater(caller: str, updater: Any) -> Updater:
 
 
 def weigh(checks: Checks, updater: Updater, rows: Rows) -> tf.Tensor:
-    """The row weights `[R]` of an updater, checked where it is one of the caller's own."""
+    """The row weights `[R]` of an updater, checked if the caller wrote the updater."""
     given = updater.row_weights(rows)
     if updater.row_weights.__module__ == __name__:
         return given
@@ -244,7 +244,7 @@ def weigh(checks: Checks, updater: Updater, rows: Rows) -> tf.Tensor:
     if weights.dtype != rows.dtype or weights.shape.ndims not in (None, 1):
         raise ValueError(f"{expected}, got {weights.dtype.name} of shape {weights.shape}")
     checks.require(
-        # Rather than a comparison with infinity, which would alarm a debugger.
+        # No comparison with infinity, which a debugger would report.
         lambda: tf.reduce_all(tf.logical_and(weights >= 0, tf.is_finite(weights))),
         f"{name} to return finite weights that are at least 0, found",
         weights,

@@ -1,4 +1,4 @@
-"""Where the state lives: the only module that makes variables, or looks up those of a caller."""
+"""The only module that creates variables, or looks up those of a caller."""
 
 import contextlib
 import re
@@ -40,10 +40,10 @@ def create_embed_centers(
     initializer: Any = None,
     initial_counts: Any = 0,
 ) -> EmbedCenters:
-    """Makes the variables `<scope>/ctrs` and `<scope>/ctrs_count`.
+    """Creates the variables `<scope>/ctrs` and `<scope>/ctrs_count`.
 
-    Both are in the global collection, so that `tf.train.Saver` saves them, and never trainable.
-    In a scope that reuses variables, the ones that are there are returned. Under a partitioner
+    Neither is trainable. Both are in the global collection, so that `tf.train.Saver` saves them. A
+    scope that reuses variables returns existing ones. Under a partitioner
     (`tf.fixed_size_partitioner`) both are `PartitionedVariable`s, split by rows into shards. In the
     scope of a `tf.distribute` strategy, every replica gets a copy, from TensorFlow 2.4 on.
 
@@ -53,19 +53,18 @@ def create_embed_centers(
       scope: name of the variable scope, below the current one.
       dtype: floating dtype of the centers; the counts are int64.
       initializer: initializer, tensor or array `[C, D]` for the centers; None is zeros.
-      initial_counts: how many rows the initial value of each class stands for, an integer at least
-        0 or integers `[C]`. With 1 or more, the class counts as seen.
+      initial_counts: how many rows the initial value of each class stands for, an integer that is
+        at least 0 or integers `[C]`. A class with 1 or more counts as seen.
 
     Returns:
       `EmbedCenters(ctrs [C, D], counts [C])`.
 
     Raises:
-      ValueError: a size below 1, a count below 0, or counts that are not one for each class; `ctrs`
-        exists already in a scope that does not reuse it, or has another shape or dtype there; a
-        partitioner that splits columns; a distribution strategy of several replicas before
-        TensorFlow 2.4.
-      TypeError: a size or count that is no integer, a scope that is no string, a dtype that is no
-        float.
+      ValueError: a size below 1; a count below 0; not one count per class; `ctrs` already exists,
+        and the scope does not reuse it or it has another shape or dtype; a partitioner that splits
+        columns; a distribution strategy with several replicas before TensorFlow 2.4.
+      TypeError: a size or count that is not an integer, a scope that is not a string, a dtype that
+        is not floating.
     """
     caller = "create_embed_centers"
     num_classes = arguments.as_size(caller, "num_classes", num_classes)
@@ -103,8 +102,8 @@ def find_table(
 ) -> Table:
     """Turns what a caller passed as `centers` into a checked table.
 
-    Counts that exist are always found, unless `with_counts` is not set; where there are none and
-    `needs_counts` is set, they are made beside the centers.
+    Existing counts are always found, unless `with_counts` is False. If there are none and
+    `needs_counts` is True, they are created beside the centers.
     """
     given = centers if isinstance(centers, EmbedCenters) else EmbedCenters(centers)
     if isinstance(given.ctrs, str):
@@ -127,7 +126,7 @@ def find_table(
 
 
 def note_counts(caller: str, table: Table) -> None:
-    """Remembers a call that uses counts where there are some, to warn where they are made later."""
+    """Remembers a call that uses counts only if they exist, to warn if they are created later."""
     if not table.has_counts and not outside_graphs():
         with tf.init_scope():
             _uncounted.setdefault(tf.get_default_graph(), {})[table.name] = caller
@@ -203,8 +202,8 @@ def _make_ctrs(caller: str, scope: str, shape: List[int], dtype: tf.DType, init:
 
 
 def _zeros(shape: Any, dtype: Any = tf.float32, partition_info: Any = None) -> tf.Tensor:
-    # Unlike zeros, this is no constant, which the graph would keep, and a variable share until its
-    # first update: a second table in memory for as long as the session lives.
+    # Not tf.zeros, whose constant the graph would keep, and a variable would share until its first
+    # update: a second table in memory for as long as the session lives.
     del partition_info
     # TensorFlow 1.15 has no such op for bfloat16 where a ref variable asks for it.
     empty = tf.float32 if dtype == tf.bfloat16 else dtype
@@ -220,8 +219,8 @@ def _make_counts(caller: str, table: Table, initial: np.ndarray = _NONE_SEEN) ->
     full_name = counts_name(table.name)
     scope, _, name = full_name.rpartition("/")
     ctrs = [shard.ctrs for shard in table.shards]
-    # The scope is made afresh, so that neither `reuse` nor a custom getter of the caller's scope
-    # applies; init_scope leaves any control flow or function the caller is in.
+    # In a new scope, so that neither `reuse` nor a custom getter of the caller's scope applies;
+    # init_scope leaves any control flow or function that the caller is in.
     with tf.init_scope():
         graph = tf.get_default_graph()
         if not tf.executing_eagerly():
@@ -257,7 +256,7 @@ def _make_counts(caller: str, table: Table, initial: np.ndarray = _NONE_SEEN) ->
 
 
 def _place_beside(ctrs: List[Any], name: str) -> Any:
-    """A device function that puts the i-th shard of the counts where that of the centers is."""
+    """A device function that places each shard of the counts beside that of the centers."""
 
     def place(op: tf.Operation) -> str:
         part = re.match(re.escape(name) + r"/part_(\d+)", op.name)

@@ -1,4 +1,4 @@
-"""Centers from a checkpoint: of other code, of fewer classes, of another number of shards."""
+"""Centers from a checkpoint: of other code, with fewer classes or another number of shards."""
 
 import os
 from typing import Any, List, Optional, Tuple
@@ -27,35 +27,36 @@ def warm_start_embed_centers(
 ) -> Any:
     """Returns an op that reads the centers of a checkpoint into the first classes of the table.
 
-    Run it once, after the initializers. The checkpoint may be of other code, of fewer classes, of
-    another floating dtype, and saved whole or in any number of shards. Classes that it lacks keep
-    their initial value. Nothing is written to a shard before all of its rows have been read.
+    Run it once, after the initializers. The checkpoint may come from other code, have fewer classes
+    or another floating dtype, and be saved whole or in any number of shards. Classes that are not
+    in it keep their initial value. Nothing is written to a shard before all of its rows have been
+    read.
 
-    Each shard is read on the machine that holds it, one after the other. TensorFlow reads a tensor
-    of a checkpoint as it was saved, whole or a shard at a time, and holds it beside the table until
-    it is written. Where memory is short, leave out the initializer of a table that the checkpoint
-    fills: the table then takes over what was read.
+    Shards are read one after the other, each on the machine that holds it. TensorFlow reads a
+    tensor as it was saved, whole or one shard at a time, and keeps it in memory beside the table
+    until it is written. If memory is short and the checkpoint fills the whole table, do not run the
+    initializer of the table: it then takes over the memory that was read.
 
     Args:
       checkpoint: the path of a TensorFlow checkpoint, as `tf.train.Saver.save` returns it, or of a
-        folder, for the newest one in it.
+        folder, which stands for the newest checkpoint in it.
       centers: as in `get_embed_centers`.
-      ctrs_name: the name of the table in the checkpoint; None is the name that it has here.
-      counts: how many rows each center of the checkpoint stands for, an integer at least 0 or
-        integers `[C_old]`, used where the checkpoint has no `<ctrs_name>_count`.
+      ctrs_name: the name of the table in the checkpoint; None if it is the same as here.
+      counts: how many rows each center of the checkpoint stands for, an integer that is at least 0
+        or integers `[C_old]`. Only used if the checkpoint has no `<ctrs_name>_count`.
       name: name of the scope of the ops.
 
     Returns:
-      A `tf.Operation`; None where TensorFlow executes eagerly, since the centers are read then.
+      A `tf.Operation`; None in eager execution, where the centers have already been read.
 
     Raises:
-      TypeError: a path or name that is no string, counts that are no integers.
-      ValueError: no such checkpoint, no such table in it, more classes than here, another D, a
-        table that is not 2-D or not floating; counts of another shape or below 0; no counts at all
-        where the table here has some. The message says what the checkpoint holds.
+      TypeError: a path or name that is not a string, counts that are not integers.
+      ValueError: a missing checkpoint, or no such table in it; a table with more classes, another
+        D, a rank other than 2 or a dtype that is not floating; counts of another shape or below 0;
+        no counts for a table that has some here. The message lists what the checkpoint holds.
       tf.errors.OpError: at run time, for a checkpoint that cannot be read.
 
-    Example:
+    Examples:
       >>> import os, tempfile
       >>> old = tf.get_variable("centers", initializer=[[1.0, 2.0], [3.0, 4.0]])
       >>> sess = tf.Session()
@@ -93,8 +94,8 @@ def warm_start_embed_centers(
             elif given is None:
                 raise ValueError(
                     f"{caller}: {saved.path} has no {counts_name(ctrs_name)}, and {table.name} has "
-                    "counts here; pass counts=, how many rows each of its centers stands for (1 or "
-                    f"more: a class counts as seen). {saved.contents()}"
+                    "counts here; pass counts=, how many rows each of its centers stands for (with "
+                    f"1 or more, a class counts as seen). {saved.contents()}"
                 )
         writes: List[Any] = []
         shards = [

@@ -1,6 +1,6 @@
-"""Which checkpoint of a folder a run resumes from: the newest that can be read to its last byte.
+"""Finds the checkpoint to resume from: the newest that can be read in full.
 
-TensorFlow renames a finished checkpoint into place, the index last, then names it in the file
+TensorFlow renames a finished checkpoint into place, the index last, then records it in the file
 `checkpoint`. A kill or a full disk can leave that file stale and a checkpoint damaged.
 """
 
@@ -16,7 +16,7 @@ from absl import logging
 from mnist.config import InputError, one_line
 
 _NAME = "model.ckpt"  # as `tf.train.CheckpointSaverHook` calls it
-# What a killed process leaves: temporary files of TensorFlow, and of `mnist.config.replacing`.
+# Temporary files of a killed process, from TensorFlow and from `mnist.config.replacing`.
 _LEFTOVERS = (f"{_NAME}-*_temp_*", "*.tempstate*", f"{_NAME}-*.tmp*", "checkpoint.tmp*", ".*.tmp")
 # TensorFlow's own errors, and what its readers raise in Python.
 _READ_ERRORS = (tf.errors.OpError, LookupError, OSError, RuntimeError, ValueError)
@@ -38,14 +38,14 @@ def find_newest(model_dir: str) -> Optional[Checkpoint]:
         try:
             reader = tf.train.load_checkpoint(path)
             for name in reader.get_variable_to_shape_map():
-                reader.get_tensor(name)  # Compares its checksum.
+                reader.get_tensor(name)  # Verifies its checksum.
             return Checkpoint(path, step)
         except _READ_ERRORS as error:
             line = f"{path}: expected a whole checkpoint, found: {one_line(error)}"
             logging.warning("%s; looks for an older one", line)
     if os.path.exists(os.path.join(model_dir, "checkpoint")) or any(c.step for c in checkpoints):
         raise InputError(f"{line}; pass another --model_dir, or remove this one to start anew")
-    return None  # Killed before the first checkpoint, that of step 0, was complete.
+    return None  # Killed before the first checkpoint, at step 0, was complete.
 
 
 def select(newest: Optional[Checkpoint], model_dir: str) -> None:

@@ -1,4 +1,4 @@
-"""The processes of a cluster: where they listen, which of them this one is, and who is lost."""
+"""The processes of a cluster: their addresses, which one this is, and which are lost."""
 
 import re
 import socket
@@ -69,7 +69,7 @@ def find_cluster(
         flag = f"flag --task_index={task_index}"
         raise InputError(f"{flag}: expected at most {tasks - 1}, the last of --{job_name}_hosts")
     cluster = Cluster(ps_hosts, worker_hosts, job_name, task_index)
-    # TensorFlow would find out much later, and tell it in several lines of gRPC.
+    # TensorFlow would find out much later, in several lines from gRPC.
     with socket.socket() as trial:
         trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
@@ -81,9 +81,9 @@ def find_cluster(
 
 
 class ServerWatch:
-    """Tells when a parameter server does not answer, and when it is back.
+    """Logs when a parameter server stops answering, and when it is back.
 
-    From a thread of its own, since TensorFlow waits for it in silence. `all_up` is set while all
+    Runs in its own thread, since TensorFlow silently waits for servers. `all_up` is set while all
     of them answer.
     """
 
@@ -94,7 +94,7 @@ class ServerWatch:
         threading.Thread(target=self._watch, daemon=True).start()
 
     def stop(self) -> None:
-        """Tells nothing more: the servers are about to end."""
+        """Stops logging, since the servers are about to end."""
         self._stopped.set()
 
     def _watch(self) -> None:

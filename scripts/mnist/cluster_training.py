@@ -26,9 +26,10 @@ _LINGER_SECS = 1.0  # for the other servers to hear of the end too, before they 
 def take_part(
     settings: Settings, digits: Optional[Digits], cluster: Cluster, interrupts: Interrupts
 ) -> None:
-    """Does the part of this process in a cluster, until training is over.
+    """Runs this process as part of a cluster, until training is over.
 
-    Raises `InputError` if the parameter servers hold another run, and what `train_and_report` does.
+    Raises `InputError` if the parameter servers hold another run, and whatever `train_and_report`
+    raises.
     """
     watch = ServerWatch(cluster, interrupts.give_up)
     try:
@@ -68,10 +69,10 @@ def _serve(cluster: Cluster, target: str, watch: ServerWatch) -> None:
 
 
 class Worker(tf.train.SessionCreator):
-    """Trains with the other workers, and makes a new session after a parameter server was lost.
+    """Trains with the other workers, and opens a new session after a parameter server was lost.
 
-    Stock session managers let workers sleep 30 seconds between looks at the variables, and let a
-    restarted chief restore an old checkpoint over variables that the others have trained on.
+    TensorFlow's session managers let workers sleep 30 seconds between checks of the variables, and
+    a restarted chief would restore an old checkpoint over what the others have trained since.
     """
 
     def __init__(self, cluster: Cluster, spec: Any, target: str, watch: ServerWatch) -> None:
@@ -102,7 +103,7 @@ class Worker(tf.train.SessionCreator):
             with tf.train.MonitoredSession(self, hooks) as session:
                 made = training.make_steps(session, *args, worker=cluster.task_index)
                 deadline = time.monotonic() + (_LAST_STEPS_SECS if cluster.is_chief else 0)
-                # A worker does not answer once it has ended: no step is saved by half.
+                # Wait until the other workers have ended, so that no step is saved in part.
                 while time.monotonic() < deadline and any(map(answers, cluster.worker_hosts[1:])):
                     time.sleep(_POLL_SECS)
         logging.info("%s: made %d steps of its own", cluster, made)
@@ -136,7 +137,7 @@ class Worker(tf.train.SessionCreator):
 
 
 class _OpenSession(tf.Session):
-    """A session that ends with its process alone: to close it would wait for lost servers."""
+    """A session that is never closed, since closing would wait for lost servers."""
 
     def close(self) -> None:
         pass
@@ -144,7 +145,7 @@ class _OpenSession(tf.Session):
     def run(self, *args: Any, **kwargs: Any) -> Any:
         try:
             return super().run(*args, **kwargs)
-        except tf.errors.CancelledError as error:  # Else `MonitoredSession` would not recover.
+        except tf.errors.CancelledError as error:  # `MonitoredSession` does not recover from it.
             raise tf.errors.AbortedError(None, None, error.message) from error
 
 
@@ -190,6 +191,6 @@ def _done_queue(cluster: Cluster, task: int) -> tf.QueueBase:
 
 
 def _session_config(cluster: Cluster) -> tf.ConfigProto:
-    """Lets a session reach its own process and the parameter servers: it waits for nobody else."""
+    """Limits a session to its own process and the parameter servers, so it waits for no other."""
     own = f"/job:{cluster.job_name}/task:{cluster.task_index}"
     return tf.ConfigProto(device_filters=[own] if cluster.job_name == "ps" else ["/job:ps", own])

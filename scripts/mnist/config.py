@@ -10,12 +10,12 @@ import filelock
 UPDATERS = ("exponential", "cumulative", "wen", "none")
 NETWORKS = ("light", "lenet_pp")
 
-# May differ between two calls on one folder: where things are, how far to train, what to report.
+# May change when a run is resumed: where things are, how far to train, what to report.
 _FREE_SETTINGS = {"data_dir", "model_dir", "train_steps", "eval_every"}
 
 
 class InputError(Exception):
-    """Something the user can put right. The message is one line and names the flag or the file."""
+    """Something the user can fix. The message is one line and names the flag or the file."""
 
 
 class Settings(NamedTuple):
@@ -51,7 +51,7 @@ def locked(model_dir: str) -> Iterator[None]:
         os.makedirs(model_dir, exist_ok=True)
         lock.acquire(timeout=0)
     except filelock.Timeout as error:
-        raise InputError(f"{flag} that no other process trains in, found one at work") from error
+        raise InputError(f"{flag} that no other process uses, found one that is in use") from error
     except OSError as error:
         raise InputError(f"{flag} to write in, found: {one_line(error)}") from error
     try:
@@ -63,7 +63,7 @@ def locked(model_dir: str) -> Iterator[None]:
 def claim(model_dir: str, wanted: Dict[str, Any], is_resumed: bool) -> None:
     """Writes the identity of a run into its folder.
 
-    Raises `InputError` if the run that is to be resumed has another one; names the difference.
+    Raises `InputError`, which names the difference, if the run to resume has another identity.
     """
     path = os.path.join(model_dir, "settings.json")
     found = wanted
@@ -74,7 +74,7 @@ def claim(model_dir: str, wanted: Dict[str, Any], is_resumed: bool) -> None:
         except (OSError, TypeError, ValueError) as error:
             message = f"{path}: expected the settings of the run in this folder, found damage"
             raise InputError(f"{message}; remove it to resume with these flags") from error
-    # The updater first: with another one, decay and alpha differ too.
+    # The updater first, since decay and alpha depend on it.
     for name in sorted({*wanted, *found}, key=lambda name: (name != "updater", name)):
         if wanted.get(name) != found.get(name):
             held = f"with --{name}={found.get(name)}, this one has --{name}={wanted.get(name)}"

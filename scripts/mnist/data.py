@@ -1,4 +1,4 @@
-"""Handwritten digits: IDX files, a sample that ships in a package, and the order of the batches."""
+"""Handwritten digits from IDX files or a package, and the order of the batches."""
 
 import glob
 import gzip
@@ -16,7 +16,7 @@ _TYPES = {0x08: ">u1", 0x09: ">i1", 0x0B: ">i2", 0x0C: ">i4"}
 _UNSIGNED_BYTE = (0x08,)
 _INTEGERS = tuple(_TYPES)
 _MAX_LABEL = 65535
-# A header can ask for any amount of memory. Eighty times the pixels of MNIST fit.
+# A header can ask for any amount of memory. This is eighty times the size of MNIST.
 _MAX_BYTES = 1 << 32
 _CHUNK_BYTES = 1 << 20
 
@@ -56,7 +56,7 @@ def _load_sample() -> Digits:
     images, labels = pixels.reshape(-1, 28, 28).astype(np.uint8), labels.astype(np.int64)
     random = np.random.RandomState(_SAMPLE_SPLIT_SEED)
     train, test = [], []
-    # The package sorts its digits by class; every class gives the same share to both sides.
+    # The package sorts its digits by class, so split each class in the same proportion.
     for label in np.unique(labels):
         rows = random.permutation(np.flatnonzero(labels == label))
         num_test = int(len(rows) * _SAMPLE_TEST_SHARE)
@@ -133,7 +133,7 @@ def _read_idx(path: str, num_dims: int, types: Tuple[int, ...]) -> np.ndarray:
                     f"{path}: expected 1 to {_MAX_BYTES} bytes, found a header of {shape}"
                 )
             found = bytearray()
-            # One byte more tells a file that is too long, and makes gzip compare its checksum.
+            # One more byte detects a file that is too long, and makes gzip verify its checksum.
             while len(found) <= num_bytes:
                 chunk = file.read(min(_CHUNK_BYTES, num_bytes + 1 - len(found)))
                 if not chunk:
@@ -151,9 +151,9 @@ def _read_idx(path: str, num_dims: int, types: Tuple[int, ...]) -> np.ndarray:
 class Batches:
     """Training batches, each a pure function of the seed, the worker and the step.
 
-    So a resumed run misses no batch and repeats none. Every epoch is a new order of all rows, cut
-    into full batches; the rest is left out. Images are shifted at random by up to `max_shift`
-    pixels each way, zeros moving in. Every worker has an order of its own.
+    So a resumed run skips no batch and repeats none. Every epoch is a new order of all rows, cut
+    into full batches; rows that are left over are dropped. Images are shifted at random by up to
+    `max_shift` pixels in each direction, and padded with zeros. Every worker has its own order.
     """
 
     def __init__(

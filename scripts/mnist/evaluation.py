@@ -1,4 +1,4 @@
-"""Measures a model on the test digits: accuracies, and how well its embeddings separate classes."""
+"""Evaluates a model on the test digits: accuracies, and how well embeddings separate classes."""
 
 from typing import Any, Callable, Dict, NamedTuple, Optional, Tuple
 
@@ -11,7 +11,7 @@ _BATCH = 500
 
 
 class Evaluation(NamedTuple):
-    """The test embeddings and what they were taken for."""
+    """The test embeddings and their predicted classes."""
 
     embeddings: np.ndarray  # float32 [M, D]
     predictions: np.ndarray  # int64 [M], of the softmax
@@ -19,7 +19,7 @@ class Evaluation(NamedTuple):
     labels: np.ndarray  # int64 [M], the truth
 
     def scores(self) -> Dict[str, Optional[float]]:
-        """The figures of the evaluation, ready for JSON; None where there is none."""
+        """The figures of the evaluation, ready for JSON; None if one is undefined."""
         intra, inter = class_distances(self.embeddings, self.labels)
         return {
             "test_accuracy": float(np.mean(self.predictions == self.labels)),

@@ -1,4 +1,4 @@
-"""Whole runs: one from its folder to its picture, or one for each updater, side by side."""
+"""Complete runs: a single one, or one for each updater to compare."""
 
 import math
 import os
@@ -25,7 +25,7 @@ def train_and_report(
 ) -> Tuple[Metrics, figures.Panel]:
     """Trains, and writes metrics.json, embeddings.png and files for TensorBoard.
 
-    Raises `InputError` for what the user can put right, and `Interrupted` once all steps are saved.
+    Raises `InputError` for what the user can fix, and `Interrupted` after saving all steps.
     """
     model_dir = settings.model_dir
     try:
@@ -56,13 +56,13 @@ def train_and_report(
 
 
 def compare(settings: Settings, digits: Digits, interrupts: Interrupts) -> None:
-    """Trains one run for each updater, in folders of their names in --model_dir, and compares them.
+    """Trains one run for each updater, each in its own folder in --model_dir, and compares them.
 
     Writes comparison.png and comparison.json once all have ended, and prints a table.
     """
     panels: Dict[str, figures.Panel] = {}
     results: Dict[str, Metrics] = {}
-    # Softmax alone first, as what the others are compared with.
+    # Softmax alone first, as the baseline.
     for updater in sorted(UPDATERS, key=lambda updater: updater != "none"):
         model_dir = os.path.join(settings.model_dir, updater)
         own = settings._replace(updater=updater, model_dir=model_dir)

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM: the first stops training after a step, a second ends the process at once."""
+"""Ctrl-C and SIGTERM: the first stops training after a step, the second ends the process."""
 
 import os
 import signal
@@ -17,8 +17,8 @@ class Interrupted(Exception):
 class Interrupts:
     """Listens for SIGINT and SIGTERM in a thread, and ends the process unless training can stop.
 
-    Python's own handlers run in the main thread alone, which does not return while TensorFlow
-    waits for a server that is gone. Ending at once is safe at any time, as a kill is.
+    Python's own handlers only run in the main thread, which is blocked while TensorFlow waits for a
+    lost server. Ending at once is as safe as a kill.
     """
 
     def __init__(self) -> None:
@@ -34,7 +34,7 @@ class Interrupts:
         threading.Thread(target=self._listen, daemon=True).start()
 
     def give_up(self) -> None:
-        """Training cannot stop by itself any more: ends the process if a signal has come."""
+        """Ends the process if a signal has come, since training can no longer stop by itself."""
         self.can_stop = False
         if self.signum is not None:
             self._end_process(self.signum)
@@ -53,7 +53,7 @@ class Interrupts:
 
 
 class StopHook(tf.train.SessionRunHook):
-    """Stops training after the step during which a signal came. Belongs behind all other hooks."""
+    """Stops training after the step in which a signal came. Must be the last hook."""
 
     def __init__(self, interrupts: Interrupts) -> None:
         self._interrupts = interrupts

@@ -10,9 +10,9 @@ from mnist.config import Settings
 # Channels of the convolutions before each 2x2 max-pooling.
 _LIGHT_STAGES = ((16, 16), (32, 32), (64,))
 _LENET_STAGES = ((32, 32), (64, 64), (128, 128))
-# Training straight from the last feature map to two dims is slow to find its way.
+# Without a hidden layer before two dims, training starts slowly.
 _LIGHT_HIDDEN = 64
-# Before the first moments of Adam and of batch normalization are known, large steps do harm.
+# Large steps do harm until the averages of Adam and batch normalization have settled.
 _WARM_UP_STEPS = 200.0
 
 Layer = Callable[[tf.Tensor], tf.Tensor]
@@ -42,8 +42,8 @@ def build_model(
 ) -> Model:
     """Adds the model for images [H, W] to the default graph; --seed fixes its initial values.
 
-    Over `num_shards` parameter servers the centers are sharded, for several workers to update at
-    once; 0 is for a process that trains alone.
+    `num_shards` is the number of parameter servers that the centers are split over, 0 without a
+    cluster.
     """
     tf.set_random_seed(settings.seed)
     images = tf.placeholder(tf.uint8, [None, *image_shape], name="images")
@@ -88,7 +88,7 @@ def build_model(
         *tf.get_collection(tf.GraphKeys.UPDATE_OPS),
     ]
     with tf.control_dependencies(updates):
-        # Not by the optimizer, which adds without a lock: workers would lose each other's steps.
+        # Not by the optimizer, which does not lock, so that workers would lose steps.
         train = tf.assign_add(global_step, 1, use_locking=use_locking)
     nearest = tf_centers.nearest_centers(embed, centers, k=1)
     return Model(
@@ -122,7 +122,7 @@ def embed_images(
     def finish(raw: tf.Tensor) -> tf.Tensor:
         return tf.nn.leaky_relu(_normalize(raw, is_training, step), 0.1)
 
-    # Pooled before it is normalized, which is then a quarter of the work.
+    # Pooling before normalization makes the latter a quarter of the work.
     hidden = _convolve(hidden, _LIGHT_STAGES, 3, finish, lambda raw: finish(_pool(raw)))
     with tf.variable_scope("hidden"):
         hidden = finish(tf.matmul(hidden, _kernel([int(hidden.shape[-1]), _LIGHT_HIDDEN])))

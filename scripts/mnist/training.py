@@ -1,4 +1,4 @@
-"""The training loop, and what happens beside it: measuring, saving, summaries."""
+"""The training loop, with evaluation, checkpoints and summaries."""
 
 import sys
 import time
@@ -29,7 +29,7 @@ def train_alone(settings: Settings, digits: Digits, model: Model, interrupts: In
 
 
 def make_hooks(settings: Settings, digits: Digits, model: Model) -> List[tf.train.SessionRunHook]:
-    """What the process that owns --model_dir does beside the steps."""
+    """The hooks of the process that owns --model_dir."""
     summaries = [tf.summary.scalar(f"train/{name}", loss) for name, loss in model.losses.items()]
     if settings.updater != "none":
         summaries.append(model.center_summary)
@@ -42,13 +42,13 @@ def make_hooks(settings: Settings, digits: Digits, model: Model) -> List[tf.trai
 
 
 def make_steps(session: Any, settings: Settings, digits: Digits, model: Model, worker: int) -> int:
-    """Trains until the global step is --train_steps, whoever makes the steps, or a hook stops it.
+    """Trains until all workers together reach --train_steps, or a hook stops it.
 
     Takes a `tf.train.MonitoredSession`, and returns how many steps this worker made.
     """
     max_shift = min(digits.train_images.shape[1:]) // _PIXELS_PER_SHIFT
     batches = Batches(digits, settings.batch_size, settings.seed, max_shift, worker)
-    # Past the hooks, for which every other run is a training step.
+    # Bypasses the hooks, which take every run for a training step.
     step = session.run_step_fn(lambda step_context: step_context.session.run(model.global_step))
     made, seconds = 0, 0.0
     with tqdm(total=settings.train_steps, initial=int(step), unit="step", disable=None) as progress:
@@ -61,7 +61,7 @@ def make_steps(session: Any, settings: Settings, digits: Digits, model: Model, w
             try:
                 step = session.run(model.train, feed)
             except tf.errors.InvalidArgumentError as error:
-                # The digits are valid: only embeddings that are not finite are refused.
+                # The digits are valid, so the embeddings are not finite.
                 raise diverged(settings, one_line(error)) from error
             made += 1
             seconds = time.perf_counter() - began
@@ -70,7 +70,7 @@ def make_steps(session: Any, settings: Settings, digits: Digits, model: Model, w
 
 
 class EvaluationHook(tf.train.SessionRunHook):
-    """Measures on the test digits every --eval_every steps but the last; refuses to diverge."""
+    """Evaluates every --eval_every steps but the last; raises if the losses are not finite."""
 
     def __init__(self, settings: Settings, digits: Digits, model: Model) -> None:
         self._settings, self._digits, self._model = settings, digits, model
@@ -90,7 +90,7 @@ class EvaluationHook(tf.train.SessionRunHook):
         if every and self._step // every > before // every and not is_last:
             scores = evaluate(run_context.session.run, self._model, self._digits).scores()
             if self._settings.updater == "none":
-                del scores["nearest_center_accuracy"]  # Its centers are made at the end.
+                del scores["nearest_center_accuracy"]  # The centers are only made at the end.
             write_scores(self._settings.model_dir, scores, self._step)
             tqdm.write(describe(self._step, {**losses, **scores}), file=sys.stderr)
 
@@ -103,11 +103,11 @@ def write_scores(model_dir: str, scores: Dict[str, Any], step: int) -> None:
             summary.value.add(tag=f"test/{name}", simple_value=value)
     writer = tf.summary.FileWriterCache.get(model_dir)
     writer.add_summary(summary, step)
-    writer.flush()  # Or a kill would lose two minutes of the curves.
+    writer.flush()  # A kill would otherwise lose two minutes of the curves.
 
 
 def diverged(settings: Settings, found: str) -> InputError:
-    """What to raise when losses or embeddings are not finite any more."""
+    """The error for losses or embeddings that are no longer finite."""
     flag = f"flag --learning_rate={settings.learning_rate}"
     return InputError(f"{flag}: expected finite losses and embeddings, found {found}")
 

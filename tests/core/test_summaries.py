@@ -198,8 +198,8 @@ def test_a_sample_of_many_classes(counted, use_resource, monkeypatch):
 
 def test_bounds_are_as_documented(use_resource):
     said = tf_centers.summarize_centers.__doc__
-    assert f"C is at most {summaries._MOST_NORMS:,}" in " ".join(said.split())
-    assert f"C is at most {summaries._MOST_PAIRED:,}" in " ".join(said.split())
+    assert f"up to {summaries._MOST_NORMS:,} classes" in " ".join(said.split())
+    assert f"up to {summaries._MOST_PAIRED:,} classes" in " ".join(said.split())
     line = 3.0 * np.arange(40000)
     line[[-2, -1]] = line[:2] + 1.0  # outside the sample of every 2.44th class
     found = run(make(use_resource, line[:, None], None))
@@ -271,5 +271,5 @@ def test_outside_graphs(how):
     def call():
         tf_centers.summarize_centers(ctrs)
 
-    with pytest.raises(RuntimeError, match="summarize_centers: summaries of a graph"):
+    with pytest.raises(RuntimeError, match="summarize_centers: expected a graph of TensorFlow 1"):
         (call if how == "eager" else tensorflow.function(call))()
