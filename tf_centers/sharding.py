@@ -96,8 +96,10 @@ def _update_locked(
     labels: tf.Tensor,
     read: str,
 ) -> Update:
-    # The batch has been checked and has arrived before the lock is taken.
+    # The batch has been checked and has arrived before the lock is taken, and so has what else the
+    # update takes from outside. It may depend on another update that needs the same lock.
     embeds, labels = checks.guard(embeds), checks.guard(labels)
+    given = [value for value in vars(updater).values() if tf.is_tensor(value)]
 
     def body() -> tf.Tensor:
         inside = Checks(checks.caller, checks.validate)
@@ -105,7 +107,7 @@ def _update_locked(
         with tf.control_dependencies(update.writes):
             return tf.identity(update.rows)
 
-    with tf.control_dependencies([embeds, labels]):
+    with tf.control_dependencies([embeds, labels] + given):
         rows = locked(shard.ctrs, body)
     return Update(rows, [rows])
 

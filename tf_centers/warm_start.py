@@ -3,7 +3,6 @@
 import os
 from typing import Any, List, Optional, Tuple
 
-import numpy as np
 import tensorflow.compat.v1 as tf
 
 from tf_centers import arguments
@@ -75,17 +74,16 @@ def warm_start_embed_centers(
     """
     caller = "warm_start_embed_centers"
     with tf.name_scope(name, caller):
-        table = find_table(caller, centers, needs_counts=counts is not None)
-        note_counts(caller, table)
+        table = find_table(caller, centers)
         saved = _Saved(caller, checkpoint)
         ctrs_name = table.name if ctrs_name is None else ctrs_name
         num_classes, ctrs_dtype = saved.check_ctrs(ctrs_name, table)
-        given = None
         tensors = [(ctrs_name, [num_classes, table.shape[1]], ctrs_dtype)]
+        given = None
         if counts is not None:
-            given = np.broadcast_to(
-                arguments.as_row_counts(caller, "counts", counts, num_classes), [num_classes]
-            )
+            given = arguments.as_row_counts(caller, "counts", counts, num_classes)
+            table = find_table(caller, centers, needs_counts=True)
+        note_counts(caller, table)
         if table.has_counts:
             counts_dtype = saved.check_counts(counts_name(ctrs_name), num_classes)
             if counts_dtype is not None:
@@ -109,7 +107,8 @@ def warm_start_embed_centers(
                 with on_machine_of(shard.ctrs):
                     values = _restore(saved.path, tensors, start, stop)
                     if given is not None:
-                        values.append(tf.constant(given[start:stop]))
+                        part = given if given.ndim == 0 else given[start:stop]
+                        values.append(tf.broadcast_to(tf.constant(part), [stop - start]))
                 # Both are read before either is written.
                 with tf.control_dependencies(values):
                     writes += [write_first_rows(v, rows) for v, rows in zip(shard, values)]
@@ -184,8 +183,9 @@ def _restore(
 ) -> List[tf.Tensor]:
     """Reads rows [start, stop) of tensors of a checkpoint."""
     slices = []
-    for _, shape, _ in tensors:
-        if stop - start == shape[0]:
+    for _, shape, dtype in tensors:
+        # TensorFlow cannot read a part of a float16 tensor.
+        if stop - start == shape[0] or dtype == tf.float16:
             slices.append("")  # All of it, in TensorFlow's notation: read without a copy.
         else:
             sizes = " ".join(str(size) for size in shape)
@@ -197,7 +197,10 @@ def _restore(
             shape_and_slices=slices,
             dtypes=[dtype for _, _, dtype in tensors],
         )
-    for value, (_, shape, _) in zip(values, tensors):
+    rows = []
+    for value, (_, shape, dtype) in zip(values, tensors):
+        value = value[start:stop] if dtype == tf.float16 else value
         if not tf.executing_eagerly():
             value.set_shape([stop - start] + shape[1:])
-    return values
+        rows.append(value)
+    return rows

@@ -182,3 +182,36 @@ def test_a_locked_graph_can_be_collected():
     del graph, centers
     gc.collect()
     assert alive() is None
+
+
+class Shrinking(tf_centers.Updater):
+    """Weights that take a tensor from outside."""
+
+    def __init__(self, scale):
+        self.scale = scale
+
+    def row_weights(self, rows):
+        return self.scale / (1.0 + rows.sizes)
+
+
+@pytest.mark.parametrize(
+    "make, validate",
+    [(Shrinking, True), (tf_centers.WenUpdate, False), (tf_centers.ExponentialWindow, False)],
+)
+def test_the_lock_waits_for_what_the_updater_takes(make, validate, use_resource):
+    """Or the second update would hold it and wait for the first, which waits for the lock."""
+    centers = make_table(1, use_resource)
+    how = dict(centers=centers, use_locking=True)
+    first = tf_centers.get_embed_centers(tf.ones([2, DIMS]), [1, 2], **how)
+    for _ in range(3):  # Late enough for the second to come first.
+        first = tf.matmul(tf.matmul(first, first, transpose_a=True), tf.eye(DIMS))
+    rate = tf.sigmoid(tf.reduce_sum(first))
+    second = tf_centers.get_embed_centers(
+        tf.ones([2, DIMS]), [1, 2], make(rate), validate_args=validate, **how
+    )
+    init = tf.global_variables_initializer()
+    with tf.Session(config=tf.ConfigProto(operation_timeout_in_ms=60000)) as session:
+        session.run(init)
+        for _ in range(20):
+            session.run(second)
+        assert session.run(centers.counts)[1] == 40
