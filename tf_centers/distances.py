@@ -135,7 +135,7 @@ def nearest_centers(
         squares = _squared_norms(embeds) - 2.0 * scores
         far = tf.fill(tf.shape(squares), _far(squares.dtype))
         found = squares < far
-        labels = tf.where(found, tf.cast(labels, tf.int64), -tf.ones_like(labels, tf.int64))
+        labels = tf.where(found, labels, -tf.ones_like(labels))
         distances = tf.sqrt(tf.maximum(tf.where(found, squares, far), 0.0))
         # An infinity by division: a constant would stop tf.debugging.enable_check_numerics.
         distances = tf.cast(distances / tf.cast(found, distances.dtype), table.dtype)
@@ -168,7 +168,7 @@ def _search(
                 far = tf.fill(tf.shape(half_norms), _far(embeds.dtype))
                 half_norms = tf.where(seen, half_norms, far)
         scores, labels = tf.nn.top_k(_scores(embeds, rows, half_norms), min(k, stop - start))
-        parts.append(NearestCenters(labels + (first + start), scores))
+        parts.append(NearestCenters(tf.cast(labels + (first + start), tf.int64), scores))
     return parts
 
 
