@@ -1,4 +1,4 @@
-"""Shows that every op of the calls has a GPU kernel, without a GPU.
+"""Checks that every op of the calls has a GPU kernel. Does not need a GPU.
 
   python scripts/maintenance/check_gpu_kernels.py
 
@@ -6,9 +6,9 @@ Builds the graphs of every call with every updater, for all dtypes, both kinds o
 whole and in shards, with and without locks, and asks TensorFlow for the kernels of each op. Needs
 the wheel with CUDA (`pip install tensorflow`): `tensorflow-cpu` has no GPU kernels to list.
 
-Prints a table of the types of ops, and exits with 1 where one has no GPU kernel that ought to: an
-op placed on no particular device, that is none of the lock's. For a table or rows it has to be a
-kernel that works in the memory of the GPU, and the op must not be placed on the host.
+Prints a table of op types, and exits with 1 if a GPU kernel is missing. Ops placed on the host and
+the ops of the lock need none. An op on a table or rows must not be placed on the host, and its
+kernel must work in GPU memory.
 """
 
 import os

@@ -1,11 +1,11 @@
-"""Random updates on the replicas of a strategy, each held against a single process, bit for bit.
+"""Compares random updates on the replicas of a strategy with a single process, bit for bit.
 
     python scripts/maintenance/check_replicas.py [--runs=200] [--seed=0]
 
-A process for each number of replicas from 1 to 8, on as many logical CPUs. A run draws the sizes of
-the batches, empty ones among them, masks, dtypes, updater and call, and makes three steps in one
-`tf.function`. After each of them every copy has to hold the bits of a plain table that was fed the
-batches one after the other as one, and each replica has to have the rows of its own part.
+Starts a process for each number of replicas from 1 to 8, on as many logical CPUs. A run draws batch
+sizes, some of them 0, masks, dtypes, an updater and a call, and makes three steps in one
+`tf.function`. After each step, every copy must hold the bits of a plain table that got the joined
+batch, and each replica must have the centers of its own rows.
 """
 
 import argparse
@@ -176,9 +176,9 @@ def make_strategy(replicas):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--runs", type=int, default=200, help="how many settings in all")
+    parser.add_argument("--runs", type=int, default=200, help="total number of settings")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--replicas", type=int, help="one process only, with so many")
+    parser.add_argument("--replicas", type=int, help="run one process only, with this many")
     given = parser.parse_args()
     if given.replicas:
         strategy, rng = make_strategy(given.replicas), np.random.RandomState(given.seed)

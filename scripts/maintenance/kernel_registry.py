@@ -1,7 +1,7 @@
-"""Which kernels a TensorFlow has for an op, by public API alone and without the devices.
+"""Finds the kernels of an op, through public API only and without the devices.
 
 TensorFlow lists every kernel registered for a type of op when it refuses one that asks for a label
-(the attribute `_kernel`) that no kernel has. The wheel with CUDA registers its GPU kernels on every
+(the attribute `_kernel`) that no kernel has. The build with CUDA registers its GPU kernels on every
 machine.
 """
 

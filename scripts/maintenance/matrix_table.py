@@ -66,7 +66,7 @@ def main(arguments):
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--document", type=pathlib.Path, required=True)
     parser.add_argument("--check", action="store_true", help="only look for the markers")
-    parser.add_argument("folders", type=pathlib.Path, nargs="*", help="of one version each")
+    parser.add_argument("folders", type=pathlib.Path, nargs="*", help="results of one version each")
     flags = parser.parse_args(arguments)
     try:
         text = flags.document.read_text(encoding="utf-8")

@@ -1,10 +1,10 @@
-"""Makes one wrong edit of the package at a time, and shows which ones the tests do not find.
+"""Makes one wrong edit of the package at a time, and lists those that no test catches.
 
   python scripts/maintenance/mutation_run.py [--modules=update,updaters] [--tests=tests/core]
 
 The edits are made in the syntax tree, so rewording the code does not break them: an operator or
-a comparison becomes another, a number grows by one, a minus or a `not` goes, a `with` loses its
-control dependencies. Runs in a copy; needs Python 3.9. Exits with 1 where an edit survives.
+a comparison becomes another, a number grows by one, a minus or a `not` is removed, a `with` loses
+its control dependencies. Runs in a copy; needs Python 3.9. Exits with 1 if an edit survives.
 """
 
 import ast
@@ -36,7 +36,7 @@ SWAPS = {
 }
 
 flags.DEFINE_list("modules", ["update", "updaters", "sharding", "access"], "Modules to edit.")
-flags.DEFINE_list("tests", ["tests/core"], "What pytest is given.")
+flags.DEFINE_list("tests", ["tests/core"], "Arguments for pytest.")
 
 
 def edits(node: ast.AST) -> Iterator[Tuple[str, ast.AST]]:

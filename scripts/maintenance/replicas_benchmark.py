@@ -1,10 +1,10 @@
-"""Times an update on 1, 2 and 4 replicas against a single process that gets the joined batch.
+"""Times an update on 1, 2 and 4 replicas against a single process with the joined batch.
 
     python scripts/maintenance/replicas_benchmark.py [--steps=60]
 
-A process for each number of replicas, which are logical CPUs of this machine; the rows of the batch
-are shared out evenly. Steps take turns with those of a plain table on the whole batch. Prints the
-ratios of medians as a table: what copies cost, since every replica makes the whole update.
+Starts a process for each number of replicas, which are logical CPUs of this machine and get equal
+shares of the batch. Steps alternate with those of a plain table on the whole batch. Prints the
+ratios of medians, which show what copies cost, since every replica makes the whole update.
 """
 
 import argparse
@@ -60,8 +60,8 @@ def measure(strategy, size, steps):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--steps", type=int, default=60, help="timed steps of each")
-    parser.add_argument("--replicas", type=int, help="one process only, with so many")
+    parser.add_argument("--steps", type=int, default=60, help="timed steps per size")
+    parser.add_argument("--replicas", type=int, help="run one process only, with this many")
     given = parser.parse_args()
     if given.replicas:
         strategy = check_replicas.make_strategy(given.replicas)

@@ -1,4 +1,4 @@
-"""Measures what a large table takes: the peak memory of every call, and the error of a mean.
+"""Measures the peak memory of every call on a large table, and the error of a long mean.
 
   python scripts/maintenance/scale.py [--classes=2000000] [--dims=256]
 

@@ -1,11 +1,11 @@
-"""A million updates in one process: neither memory nor the graph grows, and the mean stays exact.
+"""Runs a million updates in one process, and checks memory, graph size and precision.
 
   python scripts/maintenance/soak.py [--updates=1000000] [--classes=1000]
 
-Runs `get_embed_centers` with `CumulativeMean` on batches drawn from a pool that is made once, and
-compares the centers with the means of the same rows in float64. Prints ten lines of how it goes,
-and exits with 1 where the graph or the memory has grown since the first of them, a center is
-further from its mean than the bound, or a class has not counted its rows.
+Runs `get_embed_centers` with `CumulativeMean` on batches from a fixed pool, and compares the
+centers with float64 means of the same rows. Prints ten lines of progress, and exits with 1 if the
+graph or memory has grown since the first line, a center is too far from its mean, or a count is
+wrong.
 """
 
 import os
@@ -23,7 +23,7 @@ from tqdm import tqdm  # noqa: E402
 
 import tf_centers  # noqa: E402
 
-flags.DEFINE_integer("updates", 1_000_000, "Updates in all.", lower_bound=10)
+flags.DEFINE_integer("updates", 1_000_000, "Total number of updates.", lower_bound=10)
 flags.DEFINE_integer("classes", 1_000, "Classes of the table.", lower_bound=1)
 flags.DEFINE_integer("dims", 16, "Dims of the embeddings.", lower_bound=1)
 flags.DEFINE_integer("batch_size", 8, "Rows of a batch.", lower_bound=1)
