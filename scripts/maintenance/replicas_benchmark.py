@@ -73,7 +73,7 @@ def main():
         output = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
         results.append(json.loads(output.splitlines()[-1]))
     print(f"TensorFlow {tf.__version__}")
-    print("| C / D / B | one process, us |", *[f"{n} replicas |" for n in REPLICAS])
+    print("| C / D / B | one process, us |", *[f"{n} replica{'s' * (n > 1)} |" for n in REPLICAS])
     print("| --- | --- |" + " --- |" * len(REPLICAS))
     for size, times in zip(SIZES, zip(*results)):
         alone = 1e6 * statistics.median(single for _, single in times)
