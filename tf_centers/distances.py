@@ -87,8 +87,9 @@ def nearest_centers(
 
     If counts exist when this is built, classes never seen are left out. Equal distances are ordered
     by class. A row that is not finite has no nearest classes. Distances have the rounding error of
-    `center_distances`, which decides between classes that nearly tie. If embeddings are much
-    farther from the origin than from each other, use a float64 table.
+    `center_distances`, which decides between classes that nearly tie, and at times between centers
+    with the same values. If embeddings are much farther from the origin than from each other, use
+    a float64 table.
 
     Args:
       embed_batch: floating `[B, D]`, cast to the dtype of the centers.

@@ -226,7 +226,7 @@ def test_resume_and_refuse(train, small, tmp_path):
         assert other.rstrip("=") in line
     with locked(str(model_dir)):
         (line,) = told(train(*flags, "--train_steps=12").end(2))
-    assert "no other process trains in" in line
+    assert "no other process uses" in line
     assert contents(model_dir) == before
 
 
