@@ -23,7 +23,7 @@ tf_centers.get_embed_centers([[1.0]], [0], updater="mean")  # type: ignore[arg-t
 tf_centers.update_embed_centers([[1.0]], [0], use_locking="no")  # type: ignore[arg-type]
 tf_centers.lookup_embed_centers([0], centres="embed")  # type: ignore[call-arg]
 tf_centers.center_loss([[1.0]])  # type: ignore[call-arg]
-tf_centers.center_distances([[1.0]], centers=2.0)  # type: ignore[arg-type]
+tf_centers.center_distances([[1.0]], name=3)  # type: ignore[arg-type]
 tf_centers.nearest_centers([[1.0]], k="2")  # type: ignore[arg-type]
 tf_centers.summarize_centers(name=3)  # type: ignore[arg-type]
 tf_centers.ExponentialWindow(0.9, debias="yes")  # type: ignore[arg-type]
