@@ -1,5 +1,6 @@
 """Fixtures: both kinds of variables, a fresh graph for every test."""
 
+import logging
 import os
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -48,3 +49,18 @@ def start():
     yield start_run
     for run in runs:
         run.kill()
+
+
+@pytest.fixture
+def warnings():
+    """What TensorFlow's logger is given, as texts."""
+    texts = []
+    handler = logging.Handler()
+    handler.emit = lambda record: texts.append(record.getMessage())
+    logger = logging.getLogger("tensorflow")
+    level = logger.level
+    logger.addHandler(handler)
+    logger.setLevel(logging.WARNING)
+    yield texts
+    logger.setLevel(level)
+    logger.removeHandler(handler)

@@ -1,6 +1,5 @@
 """Distances to the centers and the nearest of them, against one class after the other."""
 
-import logging
 import os
 import sys
 
@@ -124,21 +123,6 @@ def test_nothing_seen_yet(dtype, _, block, use_resource, monkeypatch):
         labels, distances = session.run(list(found))
     assert labels.tolist() == [[-1] * 6]
     assert np.isposinf(distances.astype(np.float32)).all()
-
-
-@pytest.fixture
-def warnings():
-    """What TensorFlow's logger is given, as texts."""
-    texts = []
-    handler = logging.Handler()
-    handler.emit = lambda record: texts.append(record.getMessage())
-    logger = logging.getLogger("tensorflow")
-    level = logger.level
-    logger.addHandler(handler)
-    logger.setLevel(logging.WARNING)
-    yield texts
-    logger.setLevel(level)
-    logger.removeHandler(handler)
 
 
 def _of_counts(texts):

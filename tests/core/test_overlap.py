@@ -1,7 +1,5 @@
 """Updates of one table that run at the same time: exact with the lock, warned of without it."""
 
-import logging
-
 import numpy as np
 import pytest
 import tensorflow.compat.v1 as tf
@@ -11,24 +9,6 @@ import tf_centers
 
 MEAN = tf_centers.CumulativeMean()
 LOCK = {"use_locking": True}
-
-
-@pytest.fixture
-def warnings():
-    """What TensorFlow's logger is given, as texts."""
-    texts = []
-
-    class Keep(logging.Handler):
-        def emit(self, record):
-            texts.append(record.getMessage())
-
-    logger, handler = logging.getLogger("tensorflow"), Keep()
-    level = logger.level
-    logger.addHandler(handler)
-    logger.setLevel(logging.WARNING)
-    yield texts
-    logger.setLevel(level)
-    logger.removeHandler(handler)
 
 
 def _update(centers, **how):
