@@ -56,6 +56,42 @@ def test_create_initializer(initializer, use_resource):
         np.testing.assert_array_equal(session.run(centers.ctrs), np.full([C, D], 3.0))
 
 
+@pytest.mark.parametrize("shards", [None, 1, 3])
+@pytest.mark.parametrize(
+    "given, expected", [(0, [0] * C), (np.int32(4), [4] * C), (range(C), list(range(C)))]
+)
+def test_initial_counts(given, expected, shards, use_resource):
+    partitioner = tf.fixed_size_partitioner(shards) if shards else None
+    initial = np.arange(C * D, dtype=np.float32).reshape([C, D])
+    with tf.variable_scope("", partitioner=partitioner):
+        centers = make_centers(tf_centers, use_resource, initializer=initial, initial_counts=given)
+    nearest = tf_centers.nearest_centers(initial).labels
+    update = tf_centers.update_embed_centers([[1000.0] * D], [C - 1], MEAN)
+    rows = tf_centers.lookup_embed_centers([C - 1])
+    with initialized_session() as session:
+        counts = session.run(list(centers.counts) if shards else [centers.counts])
+        assert np.concatenate(counts).tolist() == expected
+        # A class counts as seen from 1 on, and a new row weighs as one among N + 1.
+        labels = session.run(nearest)[:, 0]
+        seen = [label for label in range(C) if expected[label]]
+        assert [label for label in labels if label >= 0] == [
+            min(seen, key=lambda other: abs(other - label)) for label in range(C) if seen
+        ]
+        session.run(update)
+        row = initial[-1] + (1000.0 - initial[-1]) / (expected[-1] + 1)
+        np.testing.assert_allclose(session.run(rows)[0], row, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "wrong, error",
+    [(-1, ValueError), ([1] * (C - 1), ValueError), (1.0, TypeError), ([True] * C, TypeError)],
+)
+def test_wrong_initial_counts(wrong, error, use_resource):
+    with pytest.raises(error, match="^create_embed_centers: initial_counts must be .* 7 of them"):
+        make_centers(tf_centers, use_resource, initial_counts=wrong)
+    assert not tf.global_variables()
+
+
 def test_create_in_scopes(use_resource):
     with tf.variable_scope("model"), tf.name_scope("tower"):
         centers = make_centers(tf_centers, use_resource, scope="people")

@@ -96,7 +96,7 @@ def test_old_centers_of_other_code(use_resource, tmp_path):
 )
 def test_counts_that_are_given(given, expected, tmp_path):
     path = save(tmp_path, {"embed/ctrs": ROWS})
-    centers = make_table(2)
+    centers = make_table(3)  # The old classes are in two of the shards.
     warm_start = tf_centers.warm_start_embed_centers(path, counts=given)
     with initialized_session() as session:
         session.run(warm_start)
