@@ -13,7 +13,7 @@ from tf_centers import arguments, keras_arguments, replicas
 from tf_centers.arguments import as_written
 from tf_centers.centers import EmbedCenters
 from tf_centers.losses import center_loss
-from tf_centers.ops import get_embed_centers
+from tf_centers.ops import get_rows
 from tf_centers.updaters import Updater, as_updater
 
 __all__ = ["ComputeCenter"]
@@ -146,8 +146,14 @@ class ComputeCenter(keras.layers.Layer):  # type: ignore[misc]
         labels = keras_arguments.as_integers(_CALLER, labels, self.num_classes)
         if training is False:
             labels = _refuse_xla(labels)
-        rows = get_embed_centers(
-            embeds, labels, self.updater, centers, is_training=training, read="before"
+        rows = get_rows(
+            f"{_CALLER}: inputs [labels, embeddings]",
+            embeds,
+            labels,
+            self.updater,
+            centers,
+            is_training=training,
+            read="before",
         )
         distances = center_loss(embeds, rows)
         # Keras adds up the losses of a model, which must have one dtype.

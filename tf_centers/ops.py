@@ -96,35 +96,19 @@ def get_embed_centers(
     """
     caller = "get_embed_centers"
     with tf.name_scope(name, caller, [embed_batch, label_batch]):
-        updater = as_updater(caller, updater)
-        arguments.check_choice(caller, "read", read, ("after", "before"))
-        use_locking = arguments.check_bool(caller, "use_locking", use_locking)
-        training = arguments.as_switch(caller, "is_training", is_training)
-        stop_gradient = arguments.check_bool(caller, "stop_gradient", stop_gradient)
-        if read == "before" and not stop_gradient:
-            raise ValueError(
-                f"{caller}: stop_gradient=False needs read='after', got 'before': rows from before "
-                "the update do not depend on this batch"
-            )
-        checks = Checks(caller, arguments.check_bool(caller, "validate_args", validate_args))
-        updates = training is not False
-        table = find_table(caller, centers, updates and updater.needs_counts)
-        batch = check_batch(checks, table, embed_batch, label_batch, mask, updates, stop_gradient)
-        embeds, labels = batch.embeds, batch.labels
-        if not updates:
-            rows = checks.nan_unless_passed(read_table(table, labels))
-        elif training is True:
-            rows = _update_and_read(checks, table, updater, embeds, labels, read, use_locking)
-        else:
-            # Either the update or the lookup gets no rows. Not tf.cond, which a ref variable cannot
-            # always enter and which cannot be placed on two devices.
-            training = scalar(checks, "is_training", training)
-            size = tf.where(training, tf.size(labels), 0)
-            first = embeds[:size], labels[:size]
-            updated = _update_and_read(checks, table, updater, *first, read, use_locking)
-            rows = tf.concat([updated, read_table(table, labels[size:])], axis=0)
-        rows = complete(batch, rows)
-        return tf.stop_gradient(rows) if stop_gradient or not updates else rows
+        return get_rows(
+            caller,
+            embed_batch,
+            label_batch,
+            updater,
+            centers,
+            mask,
+            is_training,
+            read,
+            use_locking,
+            validate_args,
+            stop_gradient,
+        )
 
 
 @as_written
@@ -220,6 +204,51 @@ def lookup_embed_centers(
         labels, axes = check_labels(checks, table, label_batch)
         rows = checks.nan_unless_passed(read_table(table, labels))
         return tf.stop_gradient(unflatten(rows, axes))
+
+
+def get_rows(
+    caller: str,
+    embed_batch: Any,
+    label_batch: Any,
+    updater: Optional[Updater],
+    centers: CentersLike,
+    mask: Any = None,
+    is_training: Any = True,
+    read: str = "after",
+    use_locking: bool = False,
+    validate_args: bool = True,
+    stop_gradient: bool = True,
+) -> tf.Tensor:
+    """Does what `get_embed_centers` does, with another name in its messages."""
+    updater = as_updater(caller, updater)
+    arguments.check_choice(caller, "read", read, ("after", "before"))
+    use_locking = arguments.check_bool(caller, "use_locking", use_locking)
+    training = arguments.as_switch(caller, "is_training", is_training)
+    stop_gradient = arguments.check_bool(caller, "stop_gradient", stop_gradient)
+    if read == "before" and not stop_gradient:
+        raise ValueError(
+            f"{caller}: stop_gradient=False needs read='after', got 'before': rows from before "
+            "the update do not depend on this batch"
+        )
+    checks = Checks(caller, arguments.check_bool(caller, "validate_args", validate_args))
+    updates = training is not False
+    table = find_table(caller, centers, updates and updater.needs_counts)
+    batch = check_batch(checks, table, embed_batch, label_batch, mask, updates, stop_gradient)
+    embeds, labels = batch.embeds, batch.labels
+    if not updates:
+        rows = checks.nan_unless_passed(read_table(table, labels))
+    elif training is True:
+        rows = _update_and_read(checks, table, updater, embeds, labels, read, use_locking)
+    else:
+        # Either the update or the lookup gets no rows. Not tf.cond, which a ref variable cannot
+        # always enter and which cannot be placed on two devices.
+        training = scalar(checks, "is_training", training)
+        size = tf.where(training, tf.size(labels), 0)
+        first = embeds[:size], labels[:size]
+        updated = _update_and_read(checks, table, updater, *first, read, use_locking)
+        rows = tf.concat([updated, read_table(table, labels[size:])], axis=0)
+    rows = complete(batch, rows)
+    return tf.stop_gradient(rows) if stop_gradient or not updates else rows
 
 
 def _update_and_read(

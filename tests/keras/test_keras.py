@@ -40,7 +40,7 @@ needs_tf2 = pytest.mark.skipif(not IN_TF2, reason="TensorFlow 1.15 starts in gra
 needs_graphs = pytest.mark.skipif(IN_TF2, reason="the graphs of TensorFlow 1.15 only")
 MEAN = tf_centers.CumulativeMean()
 LABELS, EMBEDS = (rf"{kind} of inputs \[labels, embeddings\]" for kind in ("labels", "embeddings"))
-GET = tf_centers.get_embed_centers
+GET = tf_centers.keras.get_rows
 
 
 def set_policy(policy):
@@ -65,10 +65,10 @@ def feed(labels, value=1.0):
 
 
 def patch_get(monkeypatch, **changes):
-    """Makes the layer call `get_embed_centers` with other arguments."""
+    """Makes the layer call `get_rows` with other arguments."""
     monkeypatch.setattr(
         tf_centers.keras,
-        "get_embed_centers",
+        "get_rows",
         lambda *args, **kwargs: GET(*args, **dict(kwargs, **changes)),
     )
 
@@ -129,11 +129,12 @@ def test_fit_runs_every_batch(model):
     assert not [w for w in model.trainable_weights if "ctrs" in w.name or "counts" in w.name]
 
 
+INPUTS = r"ComputeCenter: inputs \[labels, embeddings\]: "
 BAD_BATCHES = [
-    (feed([0, C]), r"expected every label in \[0, 7\), found.*7"),
-    (feed([-1, 0]), r"expected every label in \[0, 7\), found.*-1"),
-    (feed([0, 1], np.nan), "expected finite values"),
-    (feed([0, 1], np.inf), "expected finite values"),
+    (feed([0, C]), INPUTS + r"expected every label in \[0, 7\), found.*7"),
+    (feed([-1, 0]), INPUTS + r"expected every label in \[0, 7\), found.*-1"),
+    (feed([0, 1], np.nan), INPUTS + "expected finite values"),
+    (feed([0, 1], np.inf), INPUTS + "expected finite values"),
 ]
 
 
