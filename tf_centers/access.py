@@ -86,11 +86,3 @@ def on_machine_of(variable: Any) -> Any:
         stack.enter_context(tf.device(None))  # forgets the worker's own device
         stack.enter_context(tf.device(machine))
     return stack
-
-
-def loop_value(variable: Any) -> Any:
-    """What `read_rows` can read inside a loop: a ref variable itself cannot enter every kind."""
-    if variable is None or not is_ref(variable):
-        return variable
-    with colocated(variable):
-        return variable.read_value()

@@ -4,7 +4,7 @@ from typing import List, Optional, Tuple
 
 import tensorflow.compat.v1 as tf
 
-from tf_centers.access import loop_value, on_machine_of, outside_graphs
+from tf_centers.access import on_machine_of, outside_graphs, read_range
 from tf_centers.arguments import as_written
 from tf_centers.centers import EmbedCenters, Table
 from tf_centers.distances import squared_distances
@@ -105,7 +105,7 @@ def _summarize_counts(table: Table) -> List[tf.Tensor]:
     seen, sums, least, most = [], [], [], []
     for shard in table.shards:
         with on_machine_of(shard.counts):
-            counts = tf.identity(loop_value(shard.counts))
+            counts = tf.identity(read_range(shard.counts, 0, shard.counts.shape.as_list()[0]))
             seen.append(tf.count_nonzero(counts > 0))
             sums.append(tf.reduce_sum(counts))
             least.append(tf.reduce_min(counts))
