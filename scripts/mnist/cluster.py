@@ -1,10 +1,10 @@
-"""The processes of a cluster: their addresses, which one this is, and which are lost."""
+"""The processes of a cluster: their addresses, which one this is, and which servers are lost."""
 
+import contextlib
 import re
 import socket
 import threading
-import time
-from typing import Callable, Dict, List, NamedTuple, Optional, Set
+from typing import Callable, Dict, List, NamedTuple, Optional
 
 from absl import logging
 
@@ -12,10 +12,10 @@ from mnist.config import InputError
 
 # A host name, an IPv4 address or an IPv6 address in brackets, and a port.
 _ADDRESS = re.compile(r"(?:[\w.-]+|\[[0-9A-Fa-f:.]+\]):(\d{1,5})", re.ASCII)
-_LAST_PORT = 65535
-_CONNECT_SECS = 5.0
-_POLL_SECS = 0.5
-_PATIENCE_SECS = 3.0  # for servers that are being started
+_CONNECT_SECS, _SILENCE_SECS, _POLL_SECS = 5, 20, 0.5
+_PATIENCE = 6  # polls, for a server that is being started
+# What a client of HTTP/2, such as gRPC, begins with, and the type of frame that a server answers.
+_PREFACE, _SETTINGS = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\4\0\0\0\0\0", b"\4"
 _LOST = (
     "%s: the parameter server at %s does not answer; start it with its usual command, and training "
     "goes on from the newest checkpoint; Ctrl-C or SIGTERM ends this process"
@@ -30,97 +30,92 @@ class Cluster(NamedTuple):
     job_name: str  # ps or worker
     task_index: int
 
-    @property
-    def is_chief(self) -> bool:
-        return self.job_name == "worker" and self.task_index == 0
-
-    @property
-    def address(self) -> str:
-        return (self.ps_hosts if self.job_name == "ps" else self.worker_hosts)[self.task_index]
-
     def __str__(self) -> str:
         return f"{self.job_name} {self.task_index}"
+
+    def check(self) -> None:
+        """Raises `InputError` for what TensorFlow would find out much later, in many lines."""
+        every = self.ps_hosts + self.worker_hosts
+        if not self.ps_hosts or not self.worker_hosts or len(set(every)) < len(every):
+            found = f"--ps_hosts={','.join(self.ps_hosts)}"
+            found = f"{found} --worker_hosts={','.join(self.worker_hosts)}"
+            raise InputError(f"flags {found}: a host list is empty or an address repeats")
+        flag, hosts = f"--{self.job_name}_hosts", getattr(self, f"{self.job_name}_hosts")
+        if self.task_index >= len(hosts):
+            found = f"flag --task_index={self.task_index}"
+            raise InputError(f"{found}: expected at most {len(hosts) - 1}, the last of {flag}")
+        address = hosts[self.task_index]
+        with socket.socket() as trial:
+            trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                trial.bind(("", int(address.rpartition(":")[2])))
+            except OSError as error:
+                line = f"flag {flag}: expected a port to listen on in {address}"
+                raise InputError(f"{line}, found: {error.strerror}") from error
 
 
 def are_addresses(texts: List[str]) -> bool:
     """Whether all texts are host:port."""
     matches = [_ADDRESS.fullmatch(text) for text in texts]
-    return all(match and 0 < int(match.group(1)) <= _LAST_PORT for match in matches)
-
-
-def find_cluster(
-    ps_hosts: List[str], worker_hosts: List[str], job_name: Optional[str], task_index: int
-) -> Optional[Cluster]:
-    """The cluster that the flags describe; None for a process that trains alone."""
-    if not job_name:
-        if ps_hosts or worker_hosts or task_index:
-            raise InputError(
-                "flag --job_name=: expected ps or worker, for a cluster, found nothing"
-            )
-        return None
-    every = ps_hosts + worker_hosts
-    if not ps_hosts or not worker_hosts or len(set(every)) < len(every):
-        raise InputError(
-            f"flags --ps_hosts={','.join(ps_hosts)} --worker_hosts={','.join(worker_hosts)}: "
-            "expected at least one address in each, found none, or one twice"
-        )
-    tasks = len(ps_hosts if job_name == "ps" else worker_hosts)
-    if task_index >= tasks:
-        flag = f"flag --task_index={task_index}"
-        raise InputError(f"{flag}: expected at most {tasks - 1}, the last of --{job_name}_hosts")
-    cluster = Cluster(ps_hosts, worker_hosts, job_name, task_index)
-    # TensorFlow would find out much later, in several lines from gRPC.
-    with socket.socket() as trial:
-        trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            trial.bind(("", int(cluster.address.rpartition(":")[2])))
-        except OSError as error:
-            flag = f"flag --{job_name}_hosts: expected a port to listen on"
-            raise InputError(f"{flag} in {cluster.address}, found: {error.strerror}") from error
-    return cluster
+    return all(match and 0 < int(match.group(1)) < 65536 for match in matches)
 
 
 class ServerWatch:
     """Logs when a parameter server stops answering, and when it is back.
 
-    Runs in its own thread, since TensorFlow silently waits for servers. `all_up` is set while all
-    of them answer.
+    Runs in its own thread, since TensorFlow silently waits for servers.
     """
 
     def __init__(self, cluster: Cluster, when_lost: Callable[[], None]) -> None:
-        self.all_up = threading.Event()
-        self._cluster, self._when_lost = cluster, when_lost
-        self._stopped = threading.Event()
+        self._cluster, self._when_lost, self._stranger = cluster, when_lost, ""
+        self._all_up, self._stopped = threading.Event(), threading.Event()
         threading.Thread(target=self._watch, daemon=True).start()
+
+    def wait(self) -> None:
+        """Waits until all servers answer; raises `InputError` if something else does."""
+        self._all_up.wait()
+        if self._stranger:
+            raise not_tensorflow(self._cluster, self._stranger)
 
     def stop(self) -> None:
         """Stops logging, since the servers are about to end."""
         self._stopped.set()
 
     def _watch(self) -> None:
-        silent_since: Dict[str, float] = {}
-        lost: Set[str] = set()
-        while not self._stopped.wait(_POLL_SECS if self.all_up.is_set() or silent_since else 0):
+        misses: Dict[str, int] = {}  # in a row; 0 once a server has answered
+        while self._cluster.ps_hosts and not self._stopped.wait(_POLL_SECS if misses else 0):
             for address in self._cluster.ps_hosts:
-                if answers(address):
-                    silent_since.pop(address, None)
-                    if address in lost:
+                greeting = hear(address)
+                if greeting is not None and greeting[3:] == _SETTINGS:
+                    if misses.get(address, 0) >= _PATIENCE:
                         logging.info("%s: %s answers", self._cluster, address)
-                        lost.remove(address)
-                    continue
-                since = silent_since.setdefault(address, time.monotonic())
-                if address not in lost and time.monotonic() - since > _PATIENCE_SECS:
-                    logging.warning(_LOST, self._cluster, address)
-                    lost.add(address)
-                    self._when_lost()
-            self.all_up.clear() if silent_since else self.all_up.set()
+                    misses[address] = 0
+                elif greeting or (greeting is not None and address not in misses):
+                    self._stranger = address
+                    return self._all_up.set()
+                else:
+                    misses[address] = misses.get(address, 0) + 1
+                    if misses[address] == _PATIENCE:
+                        logging.warning(_LOST, self._cluster, address)
+                        self._when_lost()
+            self._all_up.clear() if any(misses.values()) else self._all_up.set()
+        self._all_up.set()
 
 
-def answers(address: str) -> bool:
-    """Whether a process listens on host:port."""
+def hear(address: str) -> Optional[bytes]:
+    """The first bytes of what listens on host:port, empty if it is silent; None if nothing does."""
     host, _, port = address.rpartition(":")
-    try:
-        socket.create_connection((host.strip("[]"), int(port)), _CONNECT_SECS).close()
-    except OSError:
-        return False
-    return True
+    with contextlib.suppress(OSError):
+        with socket.create_connection((host.strip("[]"), int(port)), _CONNECT_SECS) as connection:
+            connection.settimeout(_SILENCE_SECS)
+            connection.sendall(_PREFACE)
+            with contextlib.suppress(socket.timeout):
+                return connection.recv(4) or None
+            return b""
+    return None
+
+
+def not_tensorflow(cluster: Cluster, where: str) -> InputError:
+    """The error for a parameter server that is none."""
+    flag = f"flag --ps_hosts={','.join(cluster.ps_hosts)}"
+    return InputError(f"{flag}: expected servers of TensorFlow, found something else at {where}")

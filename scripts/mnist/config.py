@@ -1,16 +1,18 @@
 """The settings of a run, its folder, and the one error that a user sees."""
 
+import collections
 import contextlib
 import json
 import os
-from typing import Any, Dict, Iterator, NamedTuple
+import tempfile
+from typing import Any, Dict, Iterator, Set
 
 import filelock
 
 UPDATERS = ("exponential", "cumulative", "wen", "none")
 NETWORKS = ("light", "lenet_pp")
 
-# May change when a run is resumed: where things are, how far to train, what to report.
+# May change when a run is resumed.
 _FREE_SETTINGS = {"data_dir", "model_dir", "train_steps", "eval_every"}
 
 
@@ -18,27 +20,23 @@ class InputError(Exception):
     """Something the user can fix. The message is one line and names the flag or the file."""
 
 
-class Settings(NamedTuple):
-    """The flags of `train_mnist.py` that describe a run; meanings and ranges are defined there."""
+_NAMES = (
+    "data_dir network updater decay alpha center_loss_weight embed_dims batch_size train_steps "
+    "learning_rate seed eval_every model_dir"
+)
 
-    data_dir: str
-    network: str
-    updater: str
-    decay: float
-    alpha: float
-    center_loss_weight: float
-    embed_dims: int
-    batch_size: int
-    train_steps: int
-    learning_rate: float
-    seed: int
-    eval_every: int
-    model_dir: str
+
+class Settings(collections.namedtuple("Settings", _NAMES)):
+    """The flags of `train_mnist.py` that describe a run."""
+
+    def unused(self) -> Set[str]:
+        """The flags that do nothing with this updater."""
+        used = {"exponential": "decay", "wen": "alpha"}.get(self.updater)
+        return {"decay", "alpha"} - {used}
 
     def identity(self, data_crc32: int) -> Dict[str, Any]:
         """What two calls must share to train the same model, ready for JSON."""
-        unused = {"exponential": {"alpha"}, "wen": {"decay"}}.get(self.updater, {"alpha", "decay"})
-        same = {k: v for k, v in self._asdict().items() if k not in _FREE_SETTINGS | unused}
+        same = {k: v for k, v in self._asdict().items() if k not in _FREE_SETTINGS | self.unused()}
         return dict(same, data_crc32=data_crc32)
 
 
@@ -46,61 +44,55 @@ class Settings(NamedTuple):
 def locked(model_dir: str) -> Iterator[None]:
     """Makes the folder if needed, and keeps other processes out of it within the block."""
     flag = f"flag --model_dir={model_dir}: expected a folder"
-    lock = filelock.FileLock(os.path.join(model_dir, ".lock"))
     try:
         os.makedirs(model_dir, exist_ok=True)
-        lock.acquire(timeout=0)
+        lock = filelock.FileLock(os.path.join(model_dir, ".train_mnist.lock")).acquire(timeout=0)
     except filelock.Timeout as error:
-        raise InputError(f"{flag} that no other process uses, found one that is in use") from error
+        raise InputError(f"{flag} that no other process uses, found one in use") from error
     except OSError as error:
         raise InputError(f"{flag} to write in, found: {one_line(error)}") from error
-    try:
+    with lock:
         yield
-    finally:
-        lock.release()
 
 
-def claim(model_dir: str, wanted: Dict[str, Any], is_resumed: bool) -> None:
-    """Writes the identity of a run into its folder.
+def claim(model_dir: str, wanted: Dict[str, Any]) -> None:
+    """Writes the identity of a run into its folder, unless it is there.
 
-    Raises `InputError`, which names the difference, if the run to resume has another identity.
+    Raises `InputError` for a run of another identity, and for files that are not of a run.
     """
-    path = os.path.join(model_dir, "settings.json")
-    found = wanted
-    if is_resumed and os.path.exists(path):
-        try:
-            with open(path, encoding="utf-8") as file:
-                found = dict(json.load(file))
-        except (OSError, TypeError, ValueError) as error:
-            message = f"{path}: expected the settings of the run in this folder, found damage"
-            raise InputError(f"{message}; remove it to resume with these flags") from error
+    path, flag = os.path.join(model_dir, "settings.json"), f"flag --model_dir={model_dir}:"
+    if not os.path.lexists(path):
+        names = set(os.listdir(model_dir))
+        if "checkpoint" not in names and names & {"metrics.json", "embeddings.png"}:
+            raise InputError(f"{flag} holds files that are of no run; pass another folder")
+        return write_json(path, wanted)
+    found = None
+    with contextlib.suppress(OSError, RecursionError, ValueError):
+        with open(path if os.path.isfile(path) else os.devnull, encoding="utf-8") as file:
+            found = json.load(file)
+    if not isinstance(found, dict) or "data_crc32" not in found:
+        line = f"{path}: expected the settings of the run in this folder, found something else"
+        raise InputError(f"{line}; pass another --model_dir, or remove it to use these flags")
     # The updater first, since decay and alpha depend on it.
-    for name in sorted({*wanted, *found}, key=lambda name: (name != "updater", name)):
+    for name in ("updater", *sorted({*wanted, *found})):
+        held = f"with --{name}={found.get(name)}, this one has --{name}={wanted.get(name)}"
+        held = "on other data than --data_dir now has" if name == "data_crc32" else held
         if wanted.get(name) != found.get(name):
-            held = f"with --{name}={found.get(name)}, this one has --{name}={wanted.get(name)}"
-            if name == "data_crc32":
-                held = "on other data than --data_dir now has"
-            raise InputError(
-                f"flag --model_dir={model_dir}: holds a run {held}; pass the same or another folder"
-            )
-    write_json(path, wanted)
+            raise InputError(f"{flag} holds a run {held}; pass the same or another folder")
 
 
 @contextlib.contextmanager
 def replacing(path: str) -> Iterator[str]:
-    """Yields a path beside `path` to write to; moves it over `path` when the block ends well."""
-    folder, name = os.path.split(path)
-    beside = os.path.join(folder, f".{name}.{os.getpid()}.tmp")
+    """Yields a path to write to; moves it over `path` when the block ends well."""
     try:
-        yield beside
-        with open(beside, "rb+") as file:
-            os.fsync(file.fileno())  # Or a power failure could leave the new name on no content.
-        os.replace(beside, path)
+        with tempfile.TemporaryDirectory(".tmp", ".", os.path.dirname(path)) as folder:
+            beside = os.path.join(folder, os.path.basename(path))
+            yield beside
+            with open(beside, "rb+") as file:
+                os.fsync(file.fileno())  # Or a power failure could leave the new name on nothing.
+            os.replace(beside, path)
     except OSError as error:
         raise InputError(f"{path}: expected to write it, found: {one_line(error)}") from error
-    finally:
-        with contextlib.suppress(OSError):
-            os.remove(beside)
 
 
 def write_json(path: str, values: Dict[str, Any]) -> None:

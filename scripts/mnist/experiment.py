@@ -2,101 +2,146 @@
 
 import math
 import os
-from typing import Any, Callable, Dict, Tuple
+import re
+from typing import Any, Dict, Optional, Tuple
 
 import numpy as np
 import tensorflow.compat.v1 as tf
 from absl import logging
 
-from mnist import checkpoints, figures, projector
-from mnist.config import UPDATERS, InputError, Settings, claim, one_line, write_json
+import tf_centers
+from mnist import figures
+from mnist.cluster import Cluster, not_tensorflow
+from mnist.config import UPDATERS, InputError, Settings, claim, locked, one_line, write_json
 from mnist.data import Digits
-from mnist.evaluation import average_train_embeddings, evaluate
+from mnist.evaluation import BATCH, Evaluation, evaluate, report
 from mnist.interrupts import Interrupted, Interrupts
-from mnist.model import Model, build_model
-from mnist.training import describe, diverged, train_alone, write_scores
+from mnist.model import Model
+from mnist.training import Trainer, diverged, serve
 
 Metrics = Dict[str, Any]
-Trainer = Callable[[Settings, Digits, Model, Interrupts], None]  # like `train_alone`
+
+
+def take_part(
+    settings: Settings, digits: Optional[Digits], interrupts: Interrupts, cluster: Cluster
+) -> None:
+    """Runs this process of a cluster. Raises what `train_and_report` raises."""
+    try:
+        if digits is None:
+            serve(cluster, interrupts)
+        elif cluster.task_index == 0:
+            train_and_report(settings, digits, interrupts, cluster)
+        else:
+            Trainer(settings, digits, interrupts, cluster).train()
+    except tf.errors.UnimplementedError as error:
+        raise not_tensorflow(cluster, "one of them") from error
+    except tf.errors.OpError as error:
+        raise InputError(f"{cluster}: {one_line(error)}") from error
+    if interrupts.signum is not None:
+        raise Interrupted(f"{cluster}: interrupted; the same command lets it join again")
 
 
 def train_and_report(
-    settings: Settings, digits: Digits, interrupts: Interrupts, train: Trainer = train_alone
-) -> Tuple[Metrics, figures.Panel]:
+    settings: Settings, digits: Digits, interrupts: Interrupts, cluster: Cluster
+) -> Tuple[Metrics, Evaluation]:
     """Trains, and writes metrics.json, embeddings.png and files for TensorBoard.
 
     Raises `InputError` for what the user can fix, and `Interrupted` after saving all steps.
     """
-    model_dir = settings.model_dir
+    model_dir, total = settings.model_dir, settings.train_steps
     try:
-        os.makedirs(model_dir, exist_ok=True)
-        newest = checkpoints.find_newest(model_dir)
-        identity = settings.identity(digits.crc32())
-        claim(model_dir, identity, is_resumed=newest is not None)
-        checkpoints.select(newest, model_dir)
-        step, size = newest.step if newest else 0, len(digits.train_images)
-        logging.info("%s: %d images to train on, %d classes", digits.name, size, digits.num_classes)
-        logging.info("%s: at step %d of %d", model_dir, step, settings.train_steps)
-        with tf.Graph().as_default():
-            model = build_model(settings, digits.train_images.shape[1:], digits.num_classes)
-            train(settings, digits, model, interrupts)
+        with locked(model_dir):
+            claim(model_dir, settings.identity(digits.crc32()))
+            step = choose_checkpoint(model_dir)
+            reached = f"has {step} steps, more than" if step > total else f"at step {step} of"
+            logging.info("%s: %s %d", model_dir, reached, total)
+            with tf.Graph().as_default():
+                Trainer(settings, digits, interrupts, cluster).train()
+            interrupts.can_stop = False  # All is saved.
+            saved = tf.train.latest_checkpoint(model_dir)
             if interrupts.signum is not None:
-                raise Interrupted(
-                    f"interrupted, and saved {tf.train.latest_checkpoint(model_dir)} of "
-                    f"{settings.train_steps} steps; the same command resumes there"
-                )
-            metrics, panel = _measure(settings, digits, model)
+                line = f"interrupted, and saved {saved} of {total} steps; the same command resumes"
+                raise Interrupted(f"{line} there")
+            metrics, evaluation = _measure(settings, digits, saved)
+            path = os.path.join(model_dir, "embeddings.png")
+            figures.write_panels(path, {_title(metrics): evaluation})
+            write_json(os.path.join(model_dir, "metrics.json"), metrics)
     except (tf.errors.OpError, OSError) as error:
         raise InputError(f"flag --model_dir={model_dir}: {one_line(error)}") from error
-    name = os.path.join(model_dir, "embeddings.png")
-    figures.write_panels(name, {_title(settings, metrics): panel})
-    write_json(os.path.join(model_dir, "metrics.json"), metrics)
-    logging.info("wrote %s and metrics.json beside it", name)
-    return metrics, panel
+    logging.info("wrote %s and metrics.json beside it", path)
+    return metrics, evaluation
 
 
-def compare(settings: Settings, digits: Digits, interrupts: Interrupts) -> None:
-    """Trains one run for each updater, each in its own folder in --model_dir, and compares them.
-
-    Writes comparison.png and comparison.json once all have ended, and prints a table.
-    """
-    panels: Dict[str, figures.Panel] = {}
+def compare(settings: Settings, digits: Digits, interrupts: Interrupts, alone: Cluster) -> None:
+    """Trains with each updater, in a folder of its own; draws all of them and prints a table."""
+    panels: Dict[str, Evaluation] = {}
     results: Dict[str, Metrics] = {}
-    # Softmax alone first, as the baseline.
-    for updater in sorted(UPDATERS, key=lambda updater: updater != "none"):
-        model_dir = os.path.join(settings.model_dir, updater)
-        own = settings._replace(updater=updater, model_dir=model_dir)
-        results[updater], panel = train_and_report(own, digits, interrupts)
-        panels[_title(own, results[updater])] = panel
-    path = os.path.join(settings.model_dir, "comparison.png")
-    figures.write_panels(path, panels)
-    write_json(os.path.join(settings.model_dir, "comparison.json"), results)
-    logging.info("wrote %s and comparison.json beside it", path)
+    path = os.path.join(settings.model_dir, "comparison")
+    with locked(settings.model_dir):
+        # Softmax alone first, as the baseline.
+        for updater in sorted(UPDATERS, key=lambda updater: updater != "none"):
+            model_dir = os.path.join(settings.model_dir, updater)
+            own = settings._replace(updater=updater, model_dir=model_dir)
+            results[updater], evaluation = train_and_report(own, digits, interrupts, alone)
+            panels[_title(results[updater])] = evaluation
+        figures.write_panels(f"{path}.png", panels)
+        write_json(f"{path}.json", results)
+    logging.info("wrote %s.png and comparison.json beside it", path)
     print("| `--updater` | test accuracy | by nearest center | distance ratio | training |")
     print("| --- | --- | --- | --- | --- |")
-    for updater, metrics in results.items():
-        accuracies = f"{metrics['test_accuracy']:.4f} | {metrics['nearest_center_accuracy']:.4f}"
-        ratio, seconds = metrics["distance_ratio"] or math.nan, metrics["train_seconds"]
-        print(f"| `{updater}` | {accuracies} | {ratio:.1f} | {seconds:.0f} s |")
+    row = "| `{updater}` | {test_accuracy:.4f} | {nearest_center_accuracy:.4f} | {ratio:.1f} | "
+    for found in results.values():
+        ratio = found["distance_ratio"] or math.nan
+        print((row + "{train_seconds:.0f} s |").format(ratio=ratio, **found))
 
 
-def _measure(settings: Settings, digits: Digits, model: Model) -> Tuple[Metrics, figures.Panel]:
-    """Measures the newest checkpoint in --model_dir on the test digits, also for TensorBoard."""
-    with tf.Session() as session:
-        model.saver.restore(session, tf.train.latest_checkpoint(settings.model_dir))
-        if settings.updater == "none":
-            average_train_embeddings(session.run, model, digits)
-        evaluation = evaluate(session.run, model, digits)
-        step, seconds, (ctrs, counts), summary = session.run(
-            (model.global_step, model.train_seconds, model.centers, model.center_summary)
-        )
+def choose_checkpoint(model_dir: str) -> int:
+    """Makes TensorFlow restore the newest checkpoint that can be read in full; returns its step.
+
+    A full disk can damage a checkpoint, and leave the file `checkpoint` stale. 0 if there is none.
+    """
+    line = f"{model_dir}: expected the checkpoints of an earlier run, found none"
+    names = os.listdir(model_dir)
+    found = filter(None, (re.fullmatch(r"(model\.ckpt-(\d+))\.index", name) for name in names))
+    steps = {int(match.group(2)): os.path.join(model_dir, match.group(1)) for match in found}
+    for step in sorted(steps, reverse=True):
+        try:
+            reader = tf.train.load_checkpoint(steps[step])
+            for name in reader.get_variable_to_shape_map():
+                reader.get_tensor(name)  # Verifies its checksum.
+        except (tf.errors.OpError, LookupError, OSError, RuntimeError, ValueError) as error:
+            line = f"{steps[step]}: expected a whole checkpoint, found: {one_line(error)}"
+            logging.warning("%s; looks for an older one", line)
+            continue
+        older = [steps[other] for other in sorted(steps) if other <= step]
+        tf.train.update_checkpoint_state(model_dir, steps[step], older)
+        return step
+    if any(steps) or "checkpoint" in names:
+        raise InputError(f"{line}; pass another --model_dir, or remove this one to start anew")
+    return 0  # Killed before the first checkpoint was complete.
+
+
+def _measure(settings: Settings, digits: Digits, path: str) -> Tuple[Metrics, Evaluation]:
+    """Measures a checkpoint on the test digits, also for TensorBoard."""
+    with tf.Graph().as_default(), tf.Session() as session:
+        model = Model(settings, digits)
+        model.saver.restore(session, path)
+        if settings.updater == "none":  # The means of the training embeddings are the centers.
+            labels, mean = tf.placeholder(tf.int64, [None]), tf_centers.CumulativeMean()
+            args = model.outputs[0], labels, mean, model.centers
+            update = tf_centers.update_embed_centers(*args)
+            for start in range(0, len(digits.train_images), BATCH):
+                images, found = (rows[start : start + BATCH] for rows in digits[1:3])
+                session.run(update, {model.images: images, labels: found})
+        evaluation = evaluate(session, model)
+        fetches = model.centers, model.global_step, model.train_seconds, model.center_summary
+        (ctrs, counts), step, seconds, summary = session.run(fetches)
     if not np.isfinite(evaluation.embeddings).all():
-        raise diverged(settings, f"others at step {step}")
+        raise diverged(settings, f"NaN or Inf at step {step}")
     scores = evaluation.scores()
-    logging.info("%s", describe(step, scores))
     tf.summary.FileWriterCache.get(settings.model_dir).add_summary(summary, step)
-    write_scores(settings.model_dir, scores, step)
-    projector.write_projector(settings.model_dir, digits.test_images, evaluation)
+    report(settings, step, scores, losses={})
+    figures.write_projector(settings.model_dir, digits.test_images, evaluation)
     metrics = {
         "dataset": digits.name,
         "train_examples": len(digits.train_images),
@@ -108,17 +153,12 @@ def _measure(settings: Settings, digits: Digits, model: Model) -> Tuple[Metrics,
         **scores,
         "train_seconds": round(float(seconds), 2),
     }
-    seen = np.flatnonzero(counts)
-    return metrics, figures.Panel(evaluation.embeddings, evaluation.labels, ctrs[seen], seen)
+    return metrics, evaluation._replace(ctrs=ctrs, counts=counts)
 
 
-def _title(settings: Settings, metrics: Metrics) -> str:
-    name = {
-        "none": "softmax alone",
-        "exponential": f"exponential window, decay {settings.decay:g}",
-        "cumulative": "cumulative mean",
-        "wen": f"Wen et al., alpha {settings.alpha:g}",
-    }[settings.updater]
-    accuracies = metrics["test_accuracy"], metrics["nearest_center_accuracy"]
+def _title(metrics: Metrics) -> str:
+    rates = [f"{name} {metrics[name]:g}" for name in ("decay", "alpha") if name in metrics]
+    name = "softmax alone" if metrics["updater"] == "none" else metrics["updater"]
     ratio = f"distance ratio {metrics['distance_ratio'] or math.nan:.1f}"
-    return f"{name}; {ratio}\n" + "accuracy {:.2%}, nearest center {:.2%}".format(*accuracies)
+    accuracies = "accuracy {test_accuracy:.2%}, nearest center {nearest_center_accuracy:.2%}"
+    return ", ".join([name, *rates, ratio]) + "\n" + accuracies.format(**metrics)

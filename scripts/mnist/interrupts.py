@@ -2,12 +2,9 @@
 
 import os
 import signal
-import socket
 import sys
 import threading
-from typing import Any, Optional
-
-import tensorflow.compat.v1 as tf
+from typing import List, Optional
 
 
 class Interrupted(Exception):
@@ -15,23 +12,19 @@ class Interrupted(Exception):
 
 
 class Interrupts:
-    """Listens for SIGINT and SIGTERM in a thread, and ends the process unless training can stop.
+    """Takes SIGINT and SIGTERM in a thread, since TensorFlow may block the main one for ever.
 
-    Python's own handlers only run in the main thread, which is blocked while TensorFlow waits for a
-    lost server. Ending at once is as safe as a kill.
+    Made before any other thread, since threads inherit which signals are blocked.
     """
 
     def __init__(self) -> None:
         self.signum: Optional[int] = None  # the signal that asked training to stop
         self.can_stop = False  # whether training is to stop and save by itself
-        self._reader, self._writer = socket.socketpair()
-        self._writer.setblocking(False)
-        signal.set_wakeup_fd(self._writer.fileno())
-        for signum in (signal.SIGINT, signal.SIGTERM):
-            # A shell script has its background jobs ignore Ctrl-C.
-            if signal.getsignal(signum) is not signal.SIG_IGN:
-                signal.signal(signum, lambda *_: None)
-        threading.Thread(target=self._listen, daemon=True).start()
+        # A shell script has its background jobs ignore Ctrl-C.
+        signals = [signal.SIGINT, signal.SIGTERM]
+        signals = [s for s in signals if signal.getsignal(s) is not signal.SIG_IGN]
+        signal.pthread_sigmask(signal.SIG_BLOCK, signals)
+        threading.Thread(target=self._listen, args=[signals], daemon=True).start()
 
     def give_up(self) -> None:
         """Ends the process if a signal has come, since training can no longer stop by itself."""
@@ -39,9 +32,9 @@ class Interrupts:
         if self.signum is not None:
             self._end_process(self.signum)
 
-    def _listen(self) -> None:
+    def _listen(self, signals: List[signal.Signals]) -> None:
         while True:
-            signum = self._reader.recv(1)[0]
+            signum = signal.sigwait(signals)
             if not self.can_stop or self.signum is not None:
                 self._end_process(signum)
             self.signum = signum
@@ -49,21 +42,4 @@ class Interrupts:
     def _end_process(self, signum: int) -> None:
         name = os.path.basename(sys.argv[0])
         print(f"{name}: interrupted; the same command resumes", file=sys.stderr, flush=True)
-        os._exit(128 + signum)
-
-
-class StopHook(tf.train.SessionRunHook):
-    """Stops training after the step in which a signal came. Must be the last hook."""
-
-    def __init__(self, interrupts: Interrupts) -> None:
-        self._interrupts = interrupts
-
-    def after_create_session(self, session: tf.Session, coord: tf.train.Coordinator) -> None:
-        self._interrupts.can_stop = True
-
-    def after_run(self, run_context: tf.train.SessionRunContext, run_values: Any) -> None:
-        if self._interrupts.signum is not None:
-            run_context.request_stop()
-
-    def end(self, session: tf.Session) -> None:
-        self._interrupts.can_stop = False  # Everything is saved.
+        os._exit(128 + signum)  # as safe as a kill

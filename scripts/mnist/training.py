@@ -1,118 +1,176 @@
-"""The training loop, with evaluation, checkpoints and summaries."""
+"""Training alone or in a cluster, whose parameter servers hold the variables."""
 
-import sys
+import contextlib
+import json
+import shutil
 import time
-from typing import Any, Dict, List
+import zlib
+from typing import Optional, Tuple
 
 import numpy as np
 import tensorflow.compat.v1 as tf
+from absl import logging
 from tqdm import tqdm
 
+from mnist.cluster import Cluster, ServerWatch, hear
 from mnist.config import InputError, Settings, one_line
-from mnist.data import Batches, Digits
-from mnist.evaluation import evaluate
-from mnist.interrupts import Interrupts, StopHook
+from mnist.data import Digits
+from mnist.evaluation import evaluate, report
+from mnist.interrupts import Interrupts
 from mnist.model import Model
 
-SAVE_EVERY, _SUMMARY_EVERY = 200, 20
-# Random shifts by one pixel for the 28 of MNIST, by none for smaller images.
-_PIXELS_PER_SHIFT = 28
+SAVE_EVERY = 200
+_POLL_SECS = 0.5
+_LAST_STEPS_SECS = 20  # for the other workers, before the chief saves
+_LINGER_SECS = 1  # for a server, so that its answer reaches the chief
+# What a lost server raises.
+_LOST = (tf.errors.AbortedError, tf.errors.CancelledError, tf.errors.UnavailableError)
 
 
-def train_alone(settings: Settings, digits: Digits, model: Model, interrupts: Interrupts) -> None:
-    """Trains in this process, from the newest checkpoint in --model_dir if there is one."""
-    scaffold = tf.train.Scaffold(saver=model.saver)
-    creator = tf.train.ChiefSessionCreator(scaffold, checkpoint_dir=settings.model_dir)
-    hooks = make_hooks(settings, digits, model) + [StopHook(interrupts)]
-    with tf.train.MonitoredSession(creator, hooks) as session:
-        make_steps(session, settings, digits, model, worker=0)
+class Trainer(tf.train.SessionCreator):
+    """Trains a model, and opens a new session after a parameter server was lost.
 
-
-def make_hooks(settings: Settings, digits: Digits, model: Model) -> List[tf.train.SessionRunHook]:
-    """The hooks of the process that owns --model_dir."""
-    summaries = [tf.summary.scalar(f"train/{name}", loss) for name, loss in model.losses.items()]
-    if settings.updater != "none":
-        summaries.append(model.center_summary)
-    merged = tf.summary.merge(summaries)
-    return [
-        EvaluationHook(settings, digits, model),
-        tf.train.CheckpointSaverHook(settings.model_dir, None, SAVE_EVERY, model.saver),
-        tf.train.SummarySaverHook(_SUMMARY_EVERY, None, settings.model_dir, summary_op=merged),
-    ]
-
-
-def make_steps(session: Any, settings: Settings, digits: Digits, model: Model, worker: int) -> int:
-    """Trains until all workers together reach --train_steps, or a hook stops it.
-
-    Takes a `tf.train.MonitoredSession`, and returns how many steps this worker made.
+    TensorFlow's own session creators let workers sleep 30 seconds between checks of the variables,
+    and a restarted chief would restore an old checkpoint over what the others have trained since.
     """
-    max_shift = min(digits.train_images.shape[1:]) // _PIXELS_PER_SHIFT
-    batches = Batches(digits, settings.batch_size, settings.seed, max_shift, worker)
-    # Bypasses the hooks, which take every run for a training step.
-    step = session.run_step_fn(lambda step_context: step_context.session.run(model.global_step))
-    made, seconds = 0, 0.0
-    with tqdm(total=settings.train_steps, initial=int(step), unit="step", disable=None) as progress:
-        while step < settings.train_steps and not session.should_stop():
-            began = time.perf_counter()
-            images, labels = batches.at(int(step))
-            feed = {model.images: images, model.labels: labels, model.is_training: True}
-            if worker == 0:  # One clock is enough.
-                feed[model.step_seconds] = seconds
-            try:
-                step = session.run(model.train, feed)
-            except tf.errors.InvalidArgumentError as error:
-                # The digits are valid, so the embeddings are not finite.
-                raise diverged(settings, one_line(error)) from error
-            made += 1
-            seconds = time.perf_counter() - began
-            progress.update(int(step) - progress.n)
-    return made
+
+    def __init__(
+        self, settings: Settings, digits: Digits, interrupts: Interrupts, cluster: Cluster
+    ) -> None:
+        self._settings, self._interrupts, self._cluster = settings, interrupts, cluster
+        self._target, self._config = start_server(cluster)
+        self._watch = ServerWatch(cluster, interrupts.give_up)
+        run_id = zlib.crc32(json.dumps(settings.identity(digits.crc32())).encode())
+        initial, local = tf.constant(run_id, tf.int64), [tf.GraphKeys.LOCAL_VARIABLES]
+        servers, own = range(len(cluster.ps_hosts)), f"/job:worker/task:{cluster.task_index}"
+        with tf.device(tf.train.replica_device_setter(len(servers), worker_device=own)):
+            self._model = Model(settings, digits, cluster.task_index, len(servers))
+            self._stop = tf.assign(self._model.stopping, True).op
+            # Set last, on each server: once all are, no variable is still to be restored.
+            self._run_ids = []
+            for server in servers:
+                with tf.device(f"/job:ps/task:{server}"):
+                    variable = tf.Variable(initial, trainable=False, collections=local)
+                    self._run_ids.append(tf.equal(variable, run_id))
+            self._uninitialized = tf.size(tf.report_uninitialized_variables())
+            self._initialize = tf.global_variables_initializer()
+            self._initialize_local = tf.local_variables_initializer()
+        self._tell_servers = [done_queue(server).enqueue(True) for server in servers]
+
+    def train(self) -> None:
+        """Trains until all workers together have made --train_steps, or a signal comes."""
+        model, folder, hooks, self._made = self._model, self._settings.model_dir, [], 0
+        if model.is_chief:
+            hooks = [
+                tf.train.CheckpointSaverHook(folder, save_steps=SAVE_EVERY, saver=model.saver),
+                tf.train.SummarySaverHook(20, output_dir=folder, summary_op=model.summary),
+            ]
+        while True:
+            with contextlib.suppress(*_LOST):
+                with tf.train.MonitoredSession(self, hooks) as session:
+                    self._make_steps(session)
+                    others = self._cluster.worker_hosts[1:] if model.is_chief else []
+                    if others:  # Their last steps are to be saved in full.
+                        self._session.run(self._stop)
+                    deadline = time.monotonic() + _LAST_STEPS_SECS
+                    while time.monotonic() < deadline and any(map(hear, others)):
+                        time.sleep(_POLL_SECS)
+                break  # All is saved.
+        self._watch.stop()
+        if self._cluster.ps_hosts:
+            logging.info("%s: made %d steps of its own", self._cluster, self._made)
+        for tell in self._tell_servers if model.is_chief else []:
+            with contextlib.suppress(*_LOST):
+                self._session.run(tell)
+
+    def _make_steps(self, session: tf.train.MonitoredSession) -> None:
+        model, settings = self._model, self._settings
+        total, every = settings.train_steps, settings.eval_every if model.is_chief else 0
+        # By the bare session: the hooks take any run of the other for a training step.
+        step = self._session.run(model.global_step)
+        size = dict(ncols=shutil.get_terminal_size().columns or 80, nrows=24)  # Some say 0.
+        with tqdm(total=total, initial=step, unit="step", disable=None, **size) as progress:
+            while step < total and self._interrupts.signum is None:
+                before, fetches = step, (model.train, model.losses, model.stopping)
+                try:
+                    step, losses, is_over = session.run(fetches)
+                except tf.errors.InvalidArgumentError as error:
+                    # The digits are valid, so the embeddings are not finite.
+                    raise diverged(settings, one_line(error)) from error
+                if not np.isfinite(list(losses.values())).all():
+                    raise diverged(settings, f"NaN or Inf at step {step}")
+                self._made += 1
+                progress.update(step - progress.n)
+                if every and step // every > before // every and step < total:
+                    report(settings, step, evaluate(self._session, model).scores(), losses)
+                if is_over:
+                    break
+
+    def create_session(self) -> tf.Session:
+        """A session on variables that are initialized, and are those of this run."""
+        self._interrupts.give_up()
+        self._watch.wait()
+        self._session, how = _OpenSession(self._target, config=self._config), "attached to"
+        if self._model.is_chief and self._session.run(self._uninitialized):
+            state, how = tf.train.get_checkpoint_state(self._settings.model_dir), "initialized"
+            if state is None:
+                self._session.run(self._initialize)
+            else:
+                self._model.saver.restore(self._session, state.model_checkpoint_path)
+                self._model.saver.recover_last_checkpoints(state.all_model_checkpoint_paths)
+            self._session.run(self._initialize_local)
+        while self._session.run(self._uninitialized):
+            message = "%s: waits for the chief to initialize"
+            logging.log_every_n_seconds(logging.INFO, message, 60, self._cluster)
+            time.sleep(_POLL_SECS)
+        step, are_same = self._session.run([self._model.global_step, self._run_ids])
+        if not all(are_same):
+            flag = f"flag --ps_hosts={','.join(self._cluster.ps_hosts)}"
+            raise InputError(f"{flag}: expected a run of these flags, found another")
+        self._interrupts.can_stop = True
+        if are_same:
+            logging.info("%s: %s the parameter servers at step %d", self._cluster, how, step)
+        return self._session
 
 
-class EvaluationHook(tf.train.SessionRunHook):
-    """Evaluates every --eval_every steps but the last; raises if the losses are not finite."""
+class _OpenSession(tf.Session):
+    """A session that is never closed, since closing would wait for lost servers."""
 
-    def __init__(self, settings: Settings, digits: Digits, model: Model) -> None:
-        self._settings, self._digits, self._model = settings, digits, model
-        self._step = 0
-
-    def after_create_session(self, session: tf.Session, coord: tf.train.Coordinator) -> None:
-        self._step = int(session.run(self._model.global_step))
-
-    def before_run(self, run_context: tf.train.SessionRunContext) -> tf.train.SessionRunArgs:
-        return tf.train.SessionRunArgs((self._model.train, self._model.losses))
-
-    def after_run(self, run_context: tf.train.SessionRunContext, run_values: Any) -> None:
-        before, (self._step, losses) = self._step, run_values.results
-        if not np.isfinite(list(losses.values())).all():
-            raise diverged(self._settings, f"others at step {self._step}")
-        every, is_last = self._settings.eval_every, self._step >= self._settings.train_steps
-        if every and self._step // every > before // every and not is_last:
-            scores = evaluate(run_context.session.run, self._model, self._digits).scores()
-            if self._settings.updater == "none":
-                del scores["nearest_center_accuracy"]  # The centers are only made at the end.
-            write_scores(self._settings.model_dir, scores, self._step)
-            tqdm.write(describe(self._step, {**losses, **scores}), file=sys.stderr)
+    def close(self) -> None:
+        pass
 
 
-def write_scores(model_dir: str, scores: Dict[str, Any], step: int) -> None:
-    """Adds a point to each curve of the test digits in TensorBoard."""
-    summary = tf.Summary()
-    for name, value in scores.items():
-        if value is not None:
-            summary.value.add(tag=f"test/{name}", simple_value=value)
-    writer = tf.summary.FileWriterCache.get(model_dir)
-    writer.add_summary(summary, step)
-    writer.flush()  # A kill would otherwise lose two minutes of the curves.
+def serve(cluster: Cluster, interrupts: Interrupts) -> None:
+    """Runs a parameter server until the chief says that training is over."""
+    watch, (target, config) = ServerWatch(cluster, interrupts.give_up), start_server(cluster)
+    with tf.Session(target, config=config) as session:
+        logging.info("%s: serves on %s", cluster, cluster.ps_hosts[cluster.task_index])
+        session.run(done_queue(cluster.task_index).dequeue())
+    watch.stop()
+    time.sleep(_LINGER_SECS)
+    logging.info("%s: training is over", cluster)
+
+
+def start_server(cluster: Cluster) -> Tuple[str, Optional[tf.ConfigProto]]:
+    """What a session of this process needs: the server to connect to, and a configuration."""
+    if not cluster.job_name:
+        return "", None
+    # A session only waits for the processes that pass its filters.
+    own = f"/job:{cluster.job_name}/task:{cluster.task_index}"
+    filters = [own] if cluster.job_name == "ps" else ["/job:ps", own]
+    config = tf.ConfigProto(device_filters=filters)
+    spec = {"ps": cluster.ps_hosts, "worker": cluster.worker_hosts}
+    server = tf.train.Server(spec, cluster.job_name, cluster.task_index, config=config)
+    return server.target, config
+
+
+def done_queue(task: int) -> tf.QueueBase:
+    """The queue on one parameter server by which the chief tells it that training is over."""
+    with tf.device(f"/job:ps/task:{task}"):
+        return tf.FIFOQueue(1, [tf.bool], shapes=[[]], shared_name="training_is_over")
 
 
 def diverged(settings: Settings, found: str) -> InputError:
     """The error for losses or embeddings that are no longer finite."""
     flag = f"flag --learning_rate={settings.learning_rate}"
     return InputError(f"{flag}: expected finite losses and embeddings, found {found}")
-
-
-def describe(step: int, values: Dict[str, Any]) -> str:
-    """A step and its figures, in one line."""
-    known = (f"{name} {value:.4g}" for name, value in values.items() if value is not None)
-    return f"step {step}: {', '.join(known)}"

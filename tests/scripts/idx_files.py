@@ -6,15 +6,11 @@ import struct
 
 import numpy as np
 
-# Element types by their code in the file, as NumPy and as struct call them.
-TYPES = {"uint8": (0x08, "B"), "int8": (0x09, "b"), "int16": (0x0B, "h"), "int32": (0x0C, "i")}
-
 
 def idx_bytes(array):
-    """An array of one of the integer types as an IDX file."""
-    code, letter = TYPES[array.dtype.name]
-    header = struct.pack(f">BBBB{array.ndim}I", 0, 0, code, array.ndim, *array.shape)
-    return header + struct.pack(f">{array.size}{letter}", *array.ravel().tolist())
+    """An array of unsigned bytes as an IDX file."""
+    header = struct.pack(f">BBBB{array.ndim}I", 0, 0, 8, array.ndim, *array.shape)
+    return header + bytes(array.ravel().tolist())
 
 
 def write_folder(folder, num_train=40, num_test=6, size=(8, 7), classes=3, zipped=False):

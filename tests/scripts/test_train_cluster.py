@@ -3,7 +3,11 @@
 import os
 import re
 import signal
+import socket
+import socketserver
+import threading
 
+import numpy as np
 import pytest
 import tensorflow.compat.v1 as tf
 from helpers import free_ports
@@ -16,11 +20,11 @@ FOR_EVER = ["--train_steps=1000000", "--eval_every=20"]
 
 
 class Cluster:
-    """Two parameter servers and two workers, of which a test starts those it wants."""
+    """Two parameter servers and up to two workers, of which a test starts those it wants."""
 
-    def __init__(self, train, folder, data_dir):
+    def __init__(self, train, folder, data_dir, workers=2):
         self.train, self.runs, self.model_dir = train, [], str(folder / "model")
-        hosts = [f"127.0.0.1:{port}" for port in free_ports(4)]
+        hosts = [f"127.0.0.1:{port}" for port in free_ports(2 + workers)]
         self.addresses = {"ps": hosts[:2], "worker": hosts[2:]}
         self.flags = [f"--{job}_hosts={','.join(found)}" for job, found in self.addresses.items()]
         self.flags += [f"--data_dir={data_dir}", f"--batch_size={BATCH_SIZE}", "--embed_dims=3"]
@@ -39,22 +43,25 @@ class Cluster:
         chief, other = (self.start("worker", task, *flags) for task in range(2))
         chief.wait_for("worker 0: initialized the parameter servers")
         other.wait_for("worker 1: attached to the parameter servers")
-        return servers + [chief, other]
+        return servers, chief, other
+
+    def kill_all(self):
+        for run in self.runs:
+            run.kill()
 
     def saved(self):
-        """The global step in the newest checkpoint, and the sum of its counts."""
+        """The variables in the newest checkpoint, and their step and rows."""
         reader = tf.train.load_checkpoint(self.model_dir)
-        assert reader.get_variable_to_shape_map()["embed/ctrs"] == [3, 3]
-        counts = reader.get_tensor("embed/ctrs_count")
-        return int(reader.get_tensor("global_step")), int(counts.sum())
+        shapes = reader.get_variable_to_shape_map()
+        found = {name: reader.get_tensor(name) for name in shapes if name != "train_seconds"}
+        return found, int(found["global_step"]), int(found["embed/ctrs_count"].sum())
 
 
 @pytest.fixture
 def cluster(train, data_dir, tmp_path):
     cluster = Cluster(train, tmp_path, data_dir)
     yield cluster
-    for run in cluster.runs:
-        run.kill()
+    cluster.kill_all()
 
 
 def test_train_to_the_end(cluster):
@@ -74,18 +81,50 @@ def test_train_to_the_end(cluster):
     for server in servers:
         assert "training is over" in server.end()
 
-    step, rows = cluster.saved()
+    found, step, rows = cluster.saved()
     # The other worker may have been in a step when the last one was made.
     assert step in (60, 61) and sum(made) == step and min(made) > 0
-    assert rows == BATCH_SIZE * step
+    assert found["embed/ctrs"].shape == (3, 3) and rows == BATCH_SIZE * step
     for name in ("metrics.json", "embeddings.png"):
         assert os.path.exists(os.path.join(cluster.model_dir, name))
     assert not os.path.exists(cluster.model_dir + "-other")
 
 
+@pytest.fixture(scope="module")
+def unbroken(train, data_dir, tmp_path_factory):
+    """The variables after 50 steps of one worker and two servers that are never lost."""
+    cluster = Cluster(train, tmp_path_factory.mktemp("unbroken"), data_dir, workers=1)
+    for task in range(2):
+        cluster.start("ps", task)
+    cluster.start("worker", 0, "--train_steps=50", "--eval_every=0").end()
+    return cluster.saved()[0]
+
+
+@pytest.mark.parametrize("at, lost", [(0, 1), (33, 0), (40, 1), (49, 0)])
+def test_no_batch_is_lost_with_a_server(at, lost, train, data_dir, tmp_path, unbroken):
+    """Checkpoints are at steps 0, 20, 40 and 50; the step under way when it is killed fails."""
+    cluster = Cluster(train, tmp_path, data_dir, workers=1)
+    for task in range(2):
+        cluster.start("ps", task)
+    chief = cluster.start("worker", 0, "--train_steps=50", "--eval_every=0", pause_at=at)
+    chief.wait_for("paused")
+    cluster.runs[lost].kill()
+    cluster.start("ps", lost).wait_for("serves on")
+    chief.tell("go on")
+    # It pauses again, since the batch of this step is trained once more.
+    restored = f"initialized the parameter servers at step {at // 20 * 20}\n"
+    chief.wait_for(f"(?s)paused.*{restored}.*paused")
+    chief.tell("go on")
+    chief.end()
+    found, step, rows = cluster.saved()
+    assert step == 50 and rows == 50 * BATCH_SIZE and set(found) == set(unbroken)
+    for name, value in unbroken.items():
+        np.testing.assert_array_equal(found[name], value, err_msg=name)
+    cluster.kill_all()
+
+
 def test_a_lost_server(cluster):
-    servers = cluster.start_all(*FOR_EVER)[:2]
-    chief, other = cluster.runs[2:]
+    servers, chief, other = cluster.start_all(*FOR_EVER)
     chief.wait_for(r"(?s)(\nstep \d+: .*){2}")
     servers[1].kill()
     lost = f"the parameter server at {cluster.addresses['ps'][1]} does not answer; start it"
@@ -93,8 +132,7 @@ def test_a_lost_server(cluster):
         run.wait_for(re.escape(lost))
     servers[1] = cluster.start("ps", 1)
     again = r"(?s)does not answer.*initialized the parameter servers at step (\d+)\n.*step \d+: "
-    step = int(chief.wait_for(again).group(1))
-    assert step >= 20
+    assert int(chief.wait_for(again).group(1)) >= 20
     other.wait_for(r"(?s)does not answer.*attached to the parameter servers at step")
 
     # Ctrl-C on the chief saves and ends all of them.
@@ -102,15 +140,14 @@ def test_a_lost_server(cluster):
     (line,) = told(chief.end(130))
     for run in (other, *servers):
         run.end()
-    step, rows = cluster.saved()
+    _, step, rows = cluster.saved()
     assert f"saved {cluster.model_dir}/model.ckpt-{step} of 1000000 steps" in line
     # At most one batch of each worker was in flight when the restored checkpoint was saved.
     assert abs(rows - BATCH_SIZE * step) <= 2 * BATCH_SIZE
 
 
 def test_signals_while_a_server_is_lost(cluster):
-    servers = cluster.start_all(*FOR_EVER)[:2]
-    chief, other = cluster.runs[2:]
+    servers, chief, other = cluster.start_all(*FOR_EVER)
     servers[0].kill()
     signals = (signal.SIGINT, signal.SIGTERM, signal.SIGTERM)
     for run, signum in zip((chief, other, servers[1]), signals):
@@ -131,19 +168,15 @@ def test_signals_before_there_is_a_cluster(cluster):
 
 def test_a_second_signal(cluster):
     """The chief waits for a worker that does not stop; a second signal ends it all the same."""
-    servers = cluster.start_all(*FOR_EVER)[:2]
-    chief, other = cluster.runs[2:]
+    _, chief, other = cluster.start_all(*FOR_EVER)
     other.send(signal.SIGSTOP)
     chief.send(signal.SIGINT)
     chief.send(signal.SIGTERM)
     chief.end(130, 143)
-    for run in (other, *servers):
-        run.kill()
 
 
 def test_workers_that_are_killed(cluster):
-    servers = cluster.start_all(*FOR_EVER)[:2]
-    chief, other = cluster.runs[2:]
+    servers, chief, other = cluster.start_all(*FOR_EVER)
     chief.wait_for(r"(?s)(\nstep \d+: .*){3}")
     chief.kill()
     last = int(re.findall(r"step (\d+): ", chief.output)[-1])
@@ -165,7 +198,35 @@ def test_workers_that_are_killed(cluster):
     chief.end(143)
     for server in servers:
         server.end()
-    step, rows = cluster.saved()
+    _, step, rows = cluster.saved()
     assert step >= int(attached.group(1))
     # Each worker was killed with at most one step under way.
     assert abs(rows - BATCH_SIZE * step) <= 3 * BATCH_SIZE
+
+
+class Http(socketserver.BaseRequestHandler):
+    """Answers anything as a web server does."""
+
+    def handle(self):
+        self.request.recv(1)
+        self.request.sendall(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+
+
+def test_a_web_server_on_the_address_of_a_server(cluster):
+    host, port = cluster.addresses["ps"][1].split(":")
+    cluster.start("ps", 0)
+    with socketserver.ThreadingTCPServer((host, int(port)), Http) as stranger:
+        threading.Thread(target=stranger.serve_forever, daemon=True).start()
+        (line,) = told(cluster.start("worker", 0).end(2))
+        stranger.shutdown()
+    assert "flag --ps_hosts=" in line and f"something else at {host}:{port}" in line
+
+
+def test_something_silent_on_the_address_of_a_server(cluster):
+    cluster.start("ps", 0)
+    with socket.socket() as stranger:
+        host, port = cluster.addresses["ps"][1].split(":")
+        stranger.bind((host, int(port)))
+        stranger.listen(16)
+        (line,) = told(cluster.start("worker", 1).end(2))
+    assert f"something else at {host}:{port}" in line

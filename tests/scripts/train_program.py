@@ -16,9 +16,7 @@ sys.path[0] = os.path.join(os.path.dirname(os.path.dirname(HERE)), "scripts")
 sys.argv[0] = os.path.join(sys.path[0], "train_mnist.py")
 pause_at = sys.argv.pop(1)
 
-from mnist import data, interrupts, training  # noqa: E402
-
-training.SAVE_EVERY = 20
+from mnist import data, interrupts  # noqa: E402
 
 
 class Interrupts(interrupts.Interrupts):
@@ -26,7 +24,7 @@ class Interrupts(interrupts.Interrupts):
 
     def __init__(self):
         super().__init__()
-        Batches.interrupts = self
+        Interrupts.only = self
 
 
 class Batches(data.Batches):
@@ -36,10 +34,13 @@ class Batches(data.Batches):
         if str(step) == pause_at:
             print(f"paused at {step}", flush=True)
             if sys.stdin.readline() == "hear\n":
-                while self.interrupts.signum is None:
+                while Interrupts.only.signum is None:
                     time.sleep(0.001)  # A thread of its own hears the signal.
         return super().at(step)
 
 
-interrupts.Interrupts, training.Batches = Interrupts, Batches
+interrupts.Interrupts, data.Batches = Interrupts, Batches
+from mnist import training  # noqa: E402
+
+training.SAVE_EVERY = 20
 runpy.run_path(sys.argv[0], run_name="__main__")
