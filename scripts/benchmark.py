@@ -90,11 +90,15 @@ def ours(updater: tf_centers.Updater) -> Callable[..., tf.Tensor]:
     return lambda ctrs, embeds, labels: tf_centers.get_embed_centers(embeds, labels, updater, ctrs)
 
 
+# Every updater of the package, as it is by default.
+UPDATERS = {
+    name: item
+    for name, item in vars(tf_centers).items()
+    if isinstance(item, type) and tf_centers.Updater in item.__bases__
+}
 CONTENDERS = {
     "recipe": recipe,
-    "ExponentialWindow": ours(tf_centers.ExponentialWindow(DECAY)),
-    "CumulativeMean": ours(tf_centers.CumulativeMean()),
-    "WenUpdate": ours(tf_centers.WenUpdate(ALPHA)),
+    **{name: ours(updater()) for name, updater in sorted(UPDATERS.items())},
     "eq. (4)": equation_4,
     "dense one-hot": dense,
 }

@@ -27,6 +27,14 @@ def control_flow(request):
     (tf.enable_control_flow_v2 if was_v2 else tf.disable_control_flow_v2)()
 
 
+@pytest.fixture
+def enterable(use_resource, control_flow):
+    """The kind of variable, where it may enter the control flow at all."""
+    if not use_resource and control_flow.endswith("v2"):
+        pytest.skip("TensorFlow refuses ref variables in its new control flow")
+    return use_resource
+
+
 @pytest.fixture(autouse=True)
 def graph(request):
     """A graph of its own for every test, but for those marked `eager`."""

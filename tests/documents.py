@@ -1,6 +1,5 @@
 """What documents and docstrings are checked for; each check lists the faults it finds."""
 
-import ast
 import doctest
 import functools
 import inspect
@@ -183,16 +182,3 @@ def run_examples(item, name, globs):
     for test in doctest.DocTestFinder(recurse=False).find(item, name, globs=globs):
         runner.run(test, out=faults.append)
     return runner.tries, faults
-
-
-def find_examples(source):
-    """The names of what has a docstring with an example; a method or a module is none of these."""
-    found = []
-    tree = ast.parse(source)
-    documented = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
-    for node in ast.walk(tree):
-        if isinstance(node, documented) and re.search(
-            r"^Examples?:|^\s*>>>", ast.get_docstring(node) or "", re.MULTILINE
-        ):
-            found.append(node.name if node in tree.body else "a module or something within another")
-    return found

@@ -5,10 +5,14 @@ import random
 import socket
 
 import numpy as np
+import pytest
 import tensorflow.compat.v1 as tf
+
+import tf_centers
 
 # All different, so that no mistake of an axis goes unseen.
 B, C, D = 12, 7, 5
+MEAN = tf_centers.CumulativeMean()
 
 
 def make_ctrs(use_resource, shape=(C, D), dtype=tf.float32, initial=None, scope="embed"):
@@ -25,10 +29,16 @@ def make_ctrs(use_resource, shape=(C, D), dtype=tf.float32, initial=None, scope=
         )
 
 
-def make_centers(tf_centers, use_resource, num_classes=C, num_dims=D, **kwargs):
-    """`create_embed_centers` with the wanted kind of variables."""
-    with tf.variable_scope(tf.get_variable_scope(), use_resource=use_resource):
+def make_centers(tf_centers, use_resource, num_classes=C, num_dims=D, shards=None, **kwargs):
+    """`create_embed_centers` with the wanted kind of variables, whole or in shards."""
+    splits = tf.fixed_size_partitioner(shards) if shards else None
+    with tf.variable_scope(tf.get_variable_scope(), use_resource=use_resource, partitioner=splits):
         return tf_centers.create_embed_centers(num_classes, num_dims, **kwargs)
+
+
+def placeholders(dims=D, labels=tf.int64, embeds=tf.float32):
+    """Embeddings `[None, dims]` and labels `[None]`."""
+    return tf.placeholder(embeds, [None, dims]), tf.placeholder(labels, [None])
 
 
 @contextlib.contextmanager
@@ -49,9 +59,31 @@ def make_batch(seed, rows=B, classes=C, dims=D, absent=(2,)):
     return embeds, rng.choice(present, rows)
 
 
+def parts(variable):
+    """The variables of a table or of counts, one or a shard each."""
+    return list(variable) if hasattr(variable, "as_tensor") else [variable]
+
+
+def read_state(session, centers):
+    """Centers and counts, those of all shards in one piece."""
+    found = session.run([parts(v) for v in centers if v is not None])
+    return [np.concatenate(values) for values in found]
+
+
 def state_bits(session, *variables):
     """The exact bits of variables, to see that nothing was written."""
-    return [value.tobytes() for value in session.run([v for v in variables if v is not None])]
+    variables = [part for v in variables if v is not None for part in parts(v)]
+    return [value.tobytes() for value in session.run(variables)]
+
+
+def check_refused(session, fetch, feed, message, *variables, error=tf.errors.InvalidArgumentError):
+    """A step is refused with this message, and not a bit of the variables, or of any, changes."""
+    variables = variables or tf.global_variables()
+    before = state_bits(session, *variables)
+    with pytest.raises(error, match=message):
+        session.run(fetch, feed)
+        raise AssertionError(f"{message!r}: the step was not refused")
+    assert state_bits(session, *variables) == before
 
 
 def free_ports(count):

@@ -3,6 +3,7 @@
 import contextlib
 
 import numpy as np
+import pytest
 import reference
 import tensorflow.compat.v1 as tf
 from helpers import B, C, D, make_batch
@@ -11,12 +12,14 @@ from tensorflow import keras
 from tf_centers.keras import ComputeCenter
 
 IN_TF2 = tf.executing_eagerly()
+IN_KERAS3 = getattr(keras, "__version__", "0") >= "3"
+needs_keras3 = pytest.mark.skipif(not IN_KERAS3, reason="Keras 3 only")
+needs_graphs = pytest.mark.skipif(IN_TF2, reason="the graphs of TensorFlow 1.15 only")
+MARKS = [
+    pytest.mark.eager,
+    pytest.mark.filterwarnings("ignore:The model does not have any trainable weights"),
+]
 RATE, WEIGHT = 0.5, 0.3
-RULES = {
-    "CumulativeMean": reference.cumulative_mean,
-    "ExponentialWindow": reference.exponential_window,
-    "WenUpdate": reference.wen_update,
-}
 
 
 def layer_of(model):
@@ -62,6 +65,11 @@ def batches(count, dims=D, absent=(2,)):
     return [[labels[:, np.newaxis], rows.astype(np.float32)] for rows, labels in made]
 
 
+def feed(labels, value=1.0):
+    """A batch of rows of one value."""
+    return [np.array(labels)[:, np.newaxis], np.full([len(labels), D], value, np.float32)]
+
+
 def half_squares(rows, ctrs, labels):
     """The distance of each row to its center, one row after the other."""
     return np.array([0.5 * sum((row - ctrs[i]) ** 2) for row, i in zip(rows, labels.ravel())])
@@ -76,29 +84,42 @@ def unchanged(layer):
     assert [value.tobytes() for value in layer.get_weights()] == before
 
 
-def check_tracking(updater):
+def check_refused(message, *calls, layer):
+    """Each call is refused with this message, and changes nothing."""
+    for call in calls:
+        with unchanged(layer), pytest.raises(tf.errors.InvalidArgumentError, match=message):
+            call()
+
+
+def check_weights(model, twin):
+    """Two models that have seen a batch at least hold the same weights."""
+    assert layer_of(model).get_weights()[1].sum() >= B
+    for one, other in zip(model.get_weights(), twin.get_weights()):
+        np.testing.assert_array_equal(one, other)
+
+
+def check_tracking(entry, updater=None, read="before"):
     """Trains on batches as they come, and compares every loss and the state with the oracle."""
-    rule = RULES[type(updater).__name__]
-    model = plain_model(updater, weight=WEIGHT)
+    model = plain_model(updater or entry.updater, weight=WEIGHT)
     ctrs, counts = np.zeros([C, D]), np.zeros(C, int)
     for labels, rows in batches(4):
-        before = half_squares(rows, ctrs, labels)
+        new, counts = reference.apply(entry.rule, ctrs, counts, rows, labels.ravel())
+        expected = half_squares(rows, ctrs if read == "before" else new, labels)
         loss = model.train_on_batch([labels, rows])
-        np.testing.assert_allclose(loss, WEIGHT * before.mean(), rtol=1e-5)
-        ctrs, counts = reference.apply(rule, ctrs, counts, rows, labels.ravel())
+        np.testing.assert_allclose(loss, WEIGHT * expected.mean(), rtol=1e-5)
+        ctrs = new
         found = layer_of(model).get_weights()
         np.testing.assert_allclose(found[0], ctrs, atol=1e-5)
         np.testing.assert_array_equal(found[1], counts)
         with unchanged(layer_of(model)):
             after = half_squares(rows, ctrs, labels)
-            np.testing.assert_allclose(model.predict([labels, rows], verbose=0), after, rtol=1e-4)
+            np.testing.assert_allclose(model.predict([labels, rows], verbose=0), after, 1e-4, 1e-6)
             loss = model.evaluate([labels, rows], batch_size=B, verbose=0)
             np.testing.assert_allclose(loss, WEIGHT * after.mean(), rtol=1e-5)
 
 
-def check_learning(make_model):
+def check_learning(model):
     """Learns a kernel by the center loss alone, and compares it with gradients by hand."""
-    model = make_model()
     fed = batches(3, dims=D + 1)
     model.predict(fed[0], verbose=0)  # makes the weights of a subclassed model
     embed = model.get_layer("embed") if not isinstance(model, Subclassed) else model.embed

@@ -4,6 +4,8 @@ Each is a process forked from one that has imported TensorFlow and never used it
 of them the seconds of the import.
 """
 
+import functools
+import importlib
 import multiprocessing
 import os
 import re
@@ -12,6 +14,9 @@ import signal
 import sys
 import tempfile
 import threading
+import traceback
+
+import pytest
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 SCRIPTS = os.path.join(ROOT, "scripts")
@@ -25,8 +30,7 @@ _context.set_forkserver_preload(["tensorflow.compat.v1", "matplotlib.figure"])
 class Run:
     """One process: its output so far, and its end.
 
-    What it says on its standard error is part of `output`, or is `errors` if these are to be apart.
-    Its standard input is empty, or is what it is told if it listens.
+    stderr is merged unless `apart=True`; stdin is closed unless `listens=True`.
     """
 
     def __init__(self, script, *arguments, apart=False, listens=False):
@@ -105,6 +109,42 @@ class Run:
         """Kills it if it still runs; what it said until then is kept."""
         self._process.kill()
         self.wait()
+
+
+def in_own_process(test):
+    """Runs a test without fixtures in a process of its own, eagerly where that is the default.
+
+    For what TensorFlow allows once in a process: a strategy, a number of logical devices.
+    """
+
+    @pytest.mark.eager
+    @functools.wraps(test)
+    def run():
+        reader, writer = _context.Pipe(duplex=False)
+        target = functools.partial(_run_test, test.__module__, test.__name__, writer)
+        process = _context.Process(target=target, daemon=True)
+        process.start()
+        writer.close()
+        try:
+            assert reader.poll(DEADLINE_SECS), "still runs"
+            fault = reader.recv()
+        except EOFError:
+            process.join()
+            fault = f"ended with exit code {process.exitcode}"
+        finally:
+            process.kill()
+        assert not fault, fault
+
+    return run
+
+
+def _run_test(module, name, writer):
+    try:
+        getattr(importlib.import_module(module), name).__wrapped__()
+        fault = ""
+    except BaseException:
+        fault = traceback.format_exc()
+    writer.send(fault)
 
 
 def _run(command, stdin, stdout, errors):

@@ -49,6 +49,17 @@ def wen_update(center, seen, rows, alpha=0.5):
     return center - alpha * numerator / denominator
 
 
+def weighted(weigh):
+    """The rule of row weights `weigh(N, k, later)`, right or wrong ones."""
+
+    def rule(center, seen, rows):
+        k = len(rows)
+        moves = [weigh(seen, k, k - j) * (center - row) for j, row in enumerate(rows, start=1)]
+        return center - sum(moves)
+
+    return rule
+
+
 def apply(rule, ctrs, counts, embeds, labels, mask=None):
     """Returns the centers and counts after one batch; changes none of its arguments."""
     ctrs, counts = np.array(ctrs, np.float64), np.array(counts, np.int64)

@@ -13,13 +13,14 @@ if importlib.util.find_spec("tensorflow") is None:
         "pip install 'tf_centers[tensorflow]'"
     )
 
-from tf_centers.centers import EmbedCenters
+from tf_centers.create import create_embed_centers
 from tf_centers.distances import NearestCenters, center_distances, nearest_centers
 from tf_centers.losses import center_loss
 from tf_centers.ops import get_embed_centers, lookup_embed_centers, update_embed_centers
+from tf_centers.row_weights import Rows, Updater
 from tf_centers.summaries import summarize_centers
-from tf_centers.updaters import CumulativeMean, ExponentialWindow, Updater, WenUpdate
-from tf_centers.variables import create_embed_centers
+from tf_centers.tables import EmbedCenters
+from tf_centers.updaters import CumulativeMean, ExponentialWindow, WenUpdate
 from tf_centers.version import __version__ as __version__
 from tf_centers.warm_start import warm_start_embed_centers
 
@@ -28,6 +29,7 @@ __all__ = [
     "EmbedCenters",
     "ExponentialWindow",
     "NearestCenters",
+    "Rows",
     "Updater",
     "WenUpdate",
     "center_distances",

@@ -1,52 +1,41 @@
-"""Checks of shapes and values: from static shapes while building, otherwise at run time.
+"""Tensors as callers pass them: their conversion, and the checks of their shapes and values.
 
-A check that needs values becomes an `Assert` op or a `CheckNumerics` op. `tf.raw_ops.Assert`
-rather than `tf.Assert`, which builds a `tf.cond` around it, and rather than `tf.debugging`, which
-raises while the graph is built where its inputs happen to be constant.
+What is known while building is checked there. The rest becomes an `Assert` or a `CheckNumerics` op.
+`tf.raw_ops.Assert` rather than `tf.Assert`, which builds a `tf.cond` around it, and rather than
+`tf.debugging`, which raises while the graph is built where its inputs happen to be constant.
 """
 
 import functools
-from typing import Any, Callable, List, Optional, Tuple
+from typing import Any, Callable, Dict, List, NamedTuple, Optional
 
 import tensorflow.compat.v1 as tf
 
-from tf_centers import replicas
-
-Named = Tuple[str, tf.Tensor]
+from tf_centers.access import on_host
 
 
 class Checks:
     """The checks of one call. Its reads and writes have to wait for all of them."""
 
+    # What a caller whose updates may overwrite each other can do.
+    lock_advice = "pass use_locking=True to each of them"
+
     def __init__(self, caller: str, validate: bool = True) -> None:
         """Takes the name for messages, and whether to check at run time."""
-        self.caller = caller
+        self.caller, self.validate = caller, validate
         self.ops: List[Any] = []
-        self.validate = validate
-        # Whether what is checked next may differ among replicas, all of which are to fail then:
-        # where one fails alone, the others wait for its rows.
-        self.on_every_replica = False
         self._conditions: List[tf.Tensor] = []
 
     def require(self, condition: Callable[[], tf.Tensor], expected: str, *found: Any) -> None:
-        """Adds a check at run time.
+        """Adds a check at run time, whose message ends with the values of `found`.
 
-        Args:
-          condition: builds the scalar bool that must hold; not called if there are no checks at run
-            time. None of its ops may fail, whatever the other checks find.
-          expected: what the message says, followed by the values of `found`.
+        `condition` builds the scalar bool that must hold. None of its ops may fail, whatever the
+        other checks find.
         """
         if self.validate:
-            parts = [f"{self.caller}: expected {expected}"] + list(found)
-            holds = condition()
-            if self.on_every_replica:
-                passed = self.gather(holds)
-                parts += ["here; it must hold on each replica, and does by their ids:", passed]
-                holds = tf.reduce_all(passed)
-            with on_host():
-                data = [tf.constant(part) if isinstance(part, str) else part for part in parts]
+            holds, data = condition(), [f"{self.caller}: expected {expected}", *found]
             self._conditions.append(holds)
-            self.ops.append(tf.raw_ops.Assert(condition=holds, data=data, summarize=8))
+            with on_host():  # for the texts
+                self.ops.append(tf.raw_ops.Assert(condition=holds, data=data, summarize=8))
 
     def require_finite(self, embeds: tf.Tensor) -> None:
         """Adds a check that embeddings `[B, D]` hold neither NaN nor Inf."""
@@ -65,23 +54,22 @@ class Checks:
     def guard(self, tensor: tf.Tensor, shape: Any = None) -> tf.Tensor:
         """The tensor after all checks so far have passed, with its shape set as far as known."""
         shape = tf.TensorShape(shape)
+        if not self.validate:
+            # TensorFlow's own check, so that no row is cut anew.
+            merged = tensor.shape.merge_with(shape)
+            same = merged.ndims == tensor.shape.ndims and merged.as_list() == tensor.shape.as_list()
+            return tensor if merged.ndims is None or same else tf.ensure_shape(tensor, merged)
         with tf.control_dependencies(self.ops):
-            if tensor.shape.ndims is None and shape.ndims and shape[1:].is_fully_defined():
+            known = shape.ndims is not None and shape[1:].is_fully_defined()
+            if tensor.shape.ndims is None and known:
                 # TensorFlow's optimizer would drop an identity here, along with the checks. From
                 # tf.ensure_shape it would conclude that they pass.
-                tensor = tf.reshape(tensor, [-1] + shape.as_list()[1:])
+                tensor = tf.reshape(tensor, [-1] * min(shape.ndims, 1) + shape.as_list()[1:])
             else:
                 tensor = tf.identity(tensor)
         if not tf.executing_eagerly():
             tensor.set_shape(shape)
         return tensor
-
-    def gather(self, value: tf.Tensor) -> tf.Tensor:
-        """A scalar of each replica, `[replicas]`, once the checks so far have passed.
-
-        A check that fails while its replica still gathers would cut off the others.
-        """
-        return replicas.gather(self.guard(tf.reshape(value, [1])))
 
     def nan_unless_passed(self, rows: tf.Tensor) -> tf.Tensor:
         """The rows, or NaN if a check fails in a function, where XLA drops the Assert."""
@@ -93,215 +81,147 @@ class Checks:
         return tf.where(passed, rows, rows * one_or_nan)
 
 
-def on_host() -> Any:
-    """A context whose ops run on the CPU of their machine: for labels and texts.
+class Shaped(NamedTuple):
+    """A tensor and the shape that it must have.
 
-    Not every op has a GPU kernel for their dtypes. Use it for nothing larger, not even to read its
-    shape.
+    `axes` has a letter for each axis, such as "BD"; one letter is one size in all tensors. Where
+    `column` is True, a last axis of size 1 may follow.
     """
-    return tf.device("/device:CPU:0")
+
+    name: str
+    value: tf.Tensor
+    axes: str
+    column: bool = False
 
 
-def batch_rows(
+def check_shapes(
     checks: Checks,
-    embeds: tf.Tensor,
-    labels: tf.Tensor,
-    mask: Optional[tf.Tensor],
-    num_dims: int,
-) -> Tuple[tf.Tensor, tf.Tensor, Optional[tf.Tensor]]:
-    """Checks that embeddings `[B, D]`, labels `[B]` or `[B, 1]` and a mask `[B]` fit.
-
-    Returns:
-      The embeddings `[B, D]`, the labels `[B]` and the mask `[B]` or None. Each depends on every
-      check, and has a static B if any of them has.
-    """
-    sizes = [_check_matrix(checks, "embed_batch", embeds, num_dims)]
-    if embeds.shape.ndims is None or embeds.shape.as_list()[1] is None:
-        embeds = checks.guard(embeds, [None, num_dims])
-    flat = _flatten_labels(checks, labels)
-    others = [("label_batch", flat)]
-    if mask is not None:
-        _check_rank(checks, "mask", mask, 1, "[B]")
-        others.append(("mask", mask))
-    for name, other in others:
-        sizes.append(_static_size(other))
-        _check_length(checks, name, other, embeds, sizes)
-    known = next((size for size in sizes if size is not None), None)
-    return (
-        checks.guard(embeds, [known, num_dims]),
-        checks.guard(flat, [known]),
-        None if mask is None else checks.guard(mask, [known]),
-    )
-
-
-def matrix(checks: Checks, name: str, value: tf.Tensor, num_dims: int) -> tf.Tensor:
-    """Checks that a tensor is `[B, num_dims]`."""
-    size = _check_matrix(checks, name, value, num_dims)
-    return checks.guard(value, [size, num_dims])
-
-
-def scalar(checks: Checks, name: str, value: tf.Tensor) -> tf.Tensor:
-    """Checks that a tensor is a scalar, and the same one on all replicas that make this update."""
-    if value.shape.ndims is None:
-        shape = tf.shape(value)
-        checks.require(
-            lambda: tf.equal(tf.size(shape), 0), f"{name} to be a scalar, found shape", shape
-        )
-        # The first element where there are several, so that no op fails before the check does.
-        value = tf.reshape(tf.reshape(value, [-1])[:1], [])
-    if replicas.count_here() > 1:
-        found = checks.gather(value)
-        checks.require(
-            lambda: tf.reduce_all(tf.equal(found, found[0])),
-            f"{name} to be the same on every replica, found",
-            found,
-        )
-        value = found[0]
-    return value
-
-
-def label_vector(checks: Checks, labels: tf.Tensor) -> tf.Tensor:
-    """Checks that labels are `[B]` or `[B, 1]`, and makes them `[B]`."""
-    return checks.guard(_flatten_labels(checks, labels))
-
-
-def in_range(
-    checks: Checks,
-    labels: tf.Tensor,
-    num_classes: int,
-    given: tf.DType,
-    present: Optional[tf.Tensor] = None,
-) -> tf.Tensor:
-    """Checks that each of the labels `[B]` lies in [0, num_classes).
+    tensors: List[Shaped],
+    given: Optional[Dict[str, int]] = None,
+    agree: Optional[Callable[[tf.Tensor], tf.Tensor]] = None,
+) -> List[tf.Tensor]:
+    """Checks tensors against each other: while building as far as possible, else at run time.
 
     Args:
-      checks: where the check is added.
-      labels: int32 or int64 `[B]`.
-      num_classes: C, by the static shape of the table.
-      given: the dtype in which the caller passed the labels.
-      present: the number of rows at run time, which replaces `num_classes`.
+      given: the sizes that are known beforehand, by their letters.
+      agree: turns a condition into those on all replicas, `[replicas]`; None if there is only one.
+        With it the check at run time is always made: static shapes may differ among replicas, and
+        if one did not check, the others would wait for it.
+
+    Returns:
+      The tensors after the check, without the extra column, and with what is known of their shapes.
     """
-    # With its sign bit flipped, a negative label becomes huge, so one pass finds both kinds. Not
-    # every version can take the maximum of unsigned integers.
-    with on_host():
-        lowest = tf.constant(labels.dtype.min, labels.dtype)
-        highest = tf.reduce_max(tf.bitwise.bitwise_xor(labels, lowest))
-        found: List[Any] = [tf.bitwise.bitwise_xor(highest, lowest)]
-        if given == tf.uint64:
-            found = [tf.bitcast(found[0], given)]
-    if present is not None:
-        found += ["in a table that has at run time", present, "classes"]
+    given = given or {}
+    sizes = dict(given)
+    for name, value, axes, column in tensors:
+        if value.shape.ndims is None:
+            continue
+        found = value.shape.as_list()
+        rest = found[len(axes) :]
+        fits = len(found) >= len(axes) and (not rest or (column and rest in ([1], [None])))
+        if not fits or any(s not in (None, sizes.get(a, s)) for a, s in zip(axes, found)):
+            is_one_hot = column and len(rest) == 1 and rest != [1]
+            hint = f"; for one-hot labels, pass tf.argmax({name}, axis=1)" if is_one_hot else ""
+            raise ValueError(
+                f"{checks.caller}: {name} must have shape {_form(axes, column, given)}"
+                f"{_where(axes, sizes, given)}, got {value.shape}{hint}"
+            )
+        sizes.update({axis: size for axis, size in zip(axes, found) if size is not None})
+    unknown = not all(value.shape.is_fully_defined() for _, value, _, _ in tensors)
+    if checks.validate and (unknown or agree is not None):
+        holds = _fit(tensors, sizes)
+        found_shapes: List[Any] = [tf.shape(value) for _, value, _, _ in tensors]
+        if agree is not None:
+            passed = agree(holds)
+            found_shapes += ["on this replica; per replica:", passed]
+            holds = tf.reduce_all(passed)
+        forms = [f"{t.name} of shape {_form(t.axes, t.column, given)}" for t in tensors]
+        letters = "".join(axes for _, _, axes, _ in tensors)
+        expected = f"{' and '.join(forms)}{_where(letters, sizes, given)}, found shapes"
+        checks.require(lambda: holds, expected, *found_shapes)
+    results = []
+    for _, value, axes, column in tensors:
+        if column and value.shape.ndims != len(axes):
+            with tf.control_dependencies(checks.ops):
+                value = tf.reshape(value, [-1])
+        results.append(checks.guard(value, [sizes.get(axis) for axis in axes]))
+    return results
 
-    def fits() -> tf.Tensor:
-        with on_host():
-            return tf.less(highest, (num_classes if present is None else present) + lowest)
 
-    checks.require(fits, f"every label in [0, {num_classes}), found", *found)
-    return checks.guard(labels)
+def _fit(tensors: List[Shaped], sizes: Dict[str, int]) -> tf.Tensor:
+    """Whether the shapes are right at run time; no op fails, whatever they are."""
+    conditions = []
+    sizes = dict(sizes)
+    for _, value, axes, column in tensors:
+        shape, ndims = tf.shape(value), value.shape.ndims
+        known = [None] * len(axes) if ndims is None else value.shape.as_list()
+        if ndims is None:
+            rank = tf.size(shape)
+            fits = tf.equal(rank, len(axes))
+            if column:
+                fits = tf.logical_or(fits, tf.equal(rank, len(axes) + 1))
+            conditions.append(fits)
+        if column and None in known[len(axes) :] + [ndims]:
+            conditions.append(tf.equal(tf.reduce_prod(shape[len(axes) :]), 1))
+        for place, axis in enumerate(axes):
+            size = known[place]
+            if size is None:
+                # An axis that is not there has a product of 1.
+                size = shape[place] if ndims else tf.reduce_prod(shape[place : place + 1])
+                if axis in sizes:
+                    conditions.append(tf.equal(size, sizes[axis]))
+            sizes.setdefault(axis, size)
+    return functools.reduce(tf.logical_and, conditions or [tf.constant(True)])
 
 
-def same_shape(checks: Checks, one: Named, other: Named) -> Tuple[tf.Tensor, tf.Tensor]:
-    """Checks that two tensors have the same shape `[B, D]`."""
-    (name, x), (other_name, y) = one, other
-    _check_rank(checks, name, x, 2, "[B, D]")
-    _check_rank(checks, other_name, y, 2, "[B, D]")
-    if not x.shape.is_compatible_with(y.shape):
-        raise ValueError(
-            f"{checks.caller}: {name} and {other_name} must have the same shape, got {x.shape} and "
-            f"{y.shape}"
+def _form(axes: str, column: bool, given: Dict[str, int]) -> str:
+    form = ", ".join(str(given.get(axis, axis)) for axis in axes)
+    return f"[{form}] or [{form}, 1]" if column else f"[{form}]"
+
+
+def _where(axes: str, sizes: Dict[str, int], given: Dict[str, int]) -> str:
+    known = [f"{a} = {sizes[a]}" for a in sorted(set(axes)) if a in sizes and a not in given]
+    return f" with {' and '.join(known)}" if known else ""
+
+
+def as_floats(caller: str, name: str, value: Any) -> tf.Tensor:
+    """Converts `value` to a tensor of a floating dtype."""
+    tensor = _as_tensor(caller, name, value)
+    if not tensor.dtype.is_floating:
+        raise TypeError(f"{caller}: {name} must have a floating dtype, got {tensor.dtype.name}")
+    return tensor
+
+
+def as_labels(caller: str, name: str, value: Any) -> tf.Tensor:
+    """Converts `value` to int32 or int64; labels of uint64 from 2^63 on become negative."""
+    tensor = _as_tensor(caller, name, value)
+    if not tensor.dtype.is_integer:
+        one_hot = tensor.shape.ndims == 2 and tensor.shape.as_list()[1] != 1
+        advice = (
+            f"for one-hot labels, pass tf.argmax({name}, axis=1)"
+            if one_hot
+            else f"for whole numbers, pass tf.cast({name}, tf.int64)"
         )
-    if not (x.shape.is_fully_defined() and y.shape.is_fully_defined()):
-        checks.require(
-            lambda: tf.reduce_all(tf.equal(tf.shape(x), tf.shape(y))),
-            f"{name} and {other_name} of the same shape, found",
-            tf.shape(x),
-            "and",
-            tf.shape(y),
+        raise TypeError(
+            f"{caller}: {name} must hold class labels of an integer dtype, got "
+            f"{tensor.dtype.name} of shape {tensor.shape}; {advice}"
         )
-    shape = x.shape.merge_with(y.shape).merge_with([None, None])
-    return checks.guard(x, shape), checks.guard(y, shape)
+    # Never to a narrower dtype than their own, in which a label could become another.
+    return tensor if tensor.dtype in (tf.int32, tf.int64) else tf.cast(tensor, tf.int64)
 
 
-def _check_matrix(checks: Checks, name: str, value: tf.Tensor, num_dims: int) -> Optional[int]:
-    """Checks that a tensor is `[B, num_dims]`; returns B if it is static."""
-    form = f"[B, {num_dims}]"
-    if not value.shape.is_compatible_with([None, num_dims]):
-        raise ValueError(f"{checks.caller}: {name} must have shape {form}, got {value.shape}")
-    rows, columns = (None, None) if value.shape.ndims is None else value.shape.as_list()
-    if columns is None:
-        shape = tf.shape(value)
-        checks.require(
-            # Of any rank, so that no other op fails before this one says why.
-            lambda: tf.logical_and(
-                tf.equal(tf.size(shape), 2), tf.equal(tf.reduce_prod(shape[1:]), num_dims)
-            ),
-            f"{name} of shape {form}, found shape",
-            shape,
-        )
-    return rows
+def as_mask(caller: str, name: str, value: Any) -> tf.Tensor:
+    """Converts `value` to a bool tensor."""
+    tensor = _as_tensor(caller, name, value)
+    if tensor.dtype != tf.bool:
+        raise TypeError(f"{caller}: {name} must be bool, got {tensor.dtype.name}")
+    return tensor
 
 
-def _check_rank(checks: Checks, name: str, value: tf.Tensor, rank: int, form: str) -> None:
-    if value.shape.ndims not in (None, rank):
-        raise ValueError(f"{checks.caller}: {name} must have shape {form}, got {value.shape}")
-    if value.shape.ndims is None:
-        checks.require(
-            lambda: tf.equal(tf.rank(value), rank),
-            f"{name} of shape {form}, found shape",
-            tf.shape(value),
-        )
-
-
-def _flatten_labels(checks: Checks, labels: tf.Tensor) -> tf.Tensor:
-    shape = labels.shape
-    columns = shape.as_list()[1] if shape.ndims == 2 else None
-    if shape.ndims not in (None, 1, 2) or columns not in (None, 1):
-        hint = "; for one-hot labels, pass tf.argmax(label_batch, axis=1)"
-        raise ValueError(
-            f"{checks.caller}: label_batch must have shape [B] or [B, 1], got {shape}"
-            f"{hint if shape.ndims == 2 else ''}"
-        )
-    if shape.ndims == 1:
-        return labels
-    expected = "label_batch of shape [B] or [B, 1], found shape"
-    if shape.ndims is None:
-        checks.require(
-            lambda: tf.logical_or(tf.equal(tf.rank(labels), 1), tf.equal(tf.rank(labels), 2)),
-            expected,
-            tf.shape(labels),
-        )
-    if columns is None:
-        checks.require(
-            lambda: tf.equal(tf.reduce_prod(tf.shape(labels)[1:]), 1), expected, tf.shape(labels)
-        )
-    with tf.control_dependencies(checks.ops):
-        flat = tf.reshape(labels, [-1])
-    if shape.ndims == 2 and not tf.executing_eagerly():
-        flat.set_shape(shape[:1])
-    return flat
-
-
-def _check_length(
-    checks: Checks, name: str, value: tf.Tensor, embeds: tf.Tensor, sizes: List[Optional[int]]
-) -> None:
-    rows, length = sizes[0], sizes[-1]
-    if rows is None or length is None:
-        found = tf.size(value, out_type=tf.int64)
-        num_dims = embeds.shape.as_list()[1]
-        checks.require(
-            lambda: tf.equal(num_dims * found, tf.size(embeds, out_type=tf.int64)),
-            f"{name} to have as many rows as embed_batch, found",
-            found,
-            "and embed_batch of shape",
-            tf.shape(embeds),
-        )
-    elif rows != length:
-        raise ValueError(
-            f"{checks.caller}: embed_batch and {name} must have the same number of rows, got "
-            f"{rows} and {length}"
-        )
-
-
-def _static_size(vector: tf.Tensor) -> Optional[int]:
-    size = vector.shape.as_list()[0] if vector.shape.ndims == 1 else None
-    return None if size is None else int(size)
+def _as_tensor(caller: str, name: str, value: Any) -> tf.Tensor:
+    try:
+        tensor = tf.convert_to_tensor(value)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise TypeError(f"{caller}: {name} must be a dense tensor, got {value!r}") from error
+    # An assignment to a ref variable returns a tensor of a ref dtype.
+    return tensor if tensor.dtype == tensor.dtype.base_dtype else tf.identity(tensor)

@@ -1,71 +1,64 @@
-"""The centers as a Keras layer.
-
-Importing this module imports Keras, which `import tf_centers` does not.
-"""
+"""The centers as a Keras layer. Importing it imports Keras, unlike `import tf_centers`."""
 
 import inspect
-from typing import Any, Dict, List, Optional, Union
+from typing import Any, Dict, Optional
 
 import tensorflow.compat.v1 as tf
 from tensorflow import Variable, keras
 
 from tf_centers import arguments, keras_arguments, replicas
-from tf_centers.arguments import as_written
-from tf_centers.centers import EmbedCenters
+from tf_centers.batch import check_batch
+from tf_centers.checks import Checks
+from tf_centers.keras_arguments import CALLER
 from tf_centers.losses import center_loss
-from tf_centers.ops import get_rows
-from tf_centers.updaters import Updater, as_updater
+from tf_centers.ops import counts_for, update_or_look_up
+from tf_centers.row_weights import Updater
+from tf_centers.tables import EmbedCenters
+from tf_centers.updaters import as_updater
+from tf_centers.variables import find_table
 
 __all__ = ["ComputeCenter"]
 
-_CALLER = "ComputeCenter"
-
 
 class ComputeCenter(keras.layers.Layer):  # type: ignore[misc]
-    """Center loss as a layer.
+    """Center loss as a layer: `ComputeCenter(num_classes)([labels, embeddings])`.
 
-    Call it as `ComputeCenter(num_classes)([labels, embeddings])`. It returns `0.5 * ||x - c||^2`
-    for each row, and adds `weight` times their mean to the losses of the model: eq. (5) of Wen et
-    al., "A Discriminative Feature Learning Approach for Deep Face Recognition", ECCV 2016, with the
-    mean over the batch instead of the sum. In training it also updates the centers, and uses them
-    as they were before, as in the paper. Otherwise, or if `trainable` is False, it only looks them
-    up. No gradient reaches the centers.
+    Returns `0.5 * ||x - c||^2` for each row, and adds `weight` times their mean to the losses of
+    the model: eq. (5) of Wen et al., "A Discriminative Feature Learning Approach for Deep Face
+    Recognition", ECCV 2016, with the mean over the batch instead of the sum. In training it also
+    updates the centers, and uses them as they were before, as in the paper. Otherwise, or if
+    `trainable` is False, it only looks them up. No gradient reaches the centers.
 
     A functional model only contains what its outputs need, so make the distances an output, with
-    `None` as its loss. The centers `ctrs [C, D]` and the number of rows seen of each class
-    `counts [C]` are non-trainable weights, saved with the model. The centers are float32, even
-    under a policy of half or mixed precision, and float64 with `dtype="float64"`. To start from an
-    existing table, call `set_weights([ctrs, counts])`; see `docs/migrating.md`.
+    `None` as its loss. `ctrs [C, D]` and `counts [C]`, the rows seen of each class, are saved as
+    non-trainable weights; `set_weights([ctrs, counts])` starts from an existing table. The centers
+    are float64 with `dtype="float64"`, else float32, even under half or mixed precision.
 
-    XLA would drop the checks, so the layer declares that XLA cannot compile it. Keras 3 then runs
-    the whole model without XLA, even with `jit_compile=True`. Create the layer in the constructor
-    of a subclassed model: if Keras cannot see it there, or with `jit_compile=True` in Keras 2, XLA
-    refuses it when the model first runs.
+    XLA would drop the checks, so Keras 3 runs a model with this layer without XLA, even with
+    `jit_compile=True`. Create the layer in the constructor of a subclassed model: if Keras cannot
+    see it there, or with `jit_compile=True` in Keras 2, XLA refuses it when the model first runs.
 
     Args:
       num_classes: Python integer C, at least 1.
-      updater: `CumulativeMean`, `ExponentialWindow` or `WenUpdate`; None is
-        `ExponentialWindow(0.95)`. If `decay` or `alpha` is a tensor, the configuration of the
-        layer cannot be saved, only its weights.
+      updater: as in `get_embed_centers`. With one of your own, or a tensor as `decay` or `alpha`,
+        only the weights of the layer can be saved, not its configuration.
       weight: Python float, finite and at least 0. With 0 the centers are still updated.
       initializer: Keras initializer of the centers: its name, an instance or a configuration.
       **layer_kwargs: arguments of every layer, such as `name` and `dtype`.
 
     Call arguments:
-      inputs: `[labels, embeddings]`: labels `[B]` or `[B, 1]` in [0, C), of any integer dtype, or
-        whole numbers of a floating dtype that holds all below C exactly, or one-hot `[B, C]` if C
-        is above 1; embeddings floating `[B, D]` with a static D.
+      inputs: labels in [0, C), integers or whole floats `[B]` or `[B, 1]`, or one-hot `[B, C]` if
+        C is above 1; and floating embeddings `[B, D]` with a static D.
       training: bool, scalar bool tensor, or None to let Keras decide.
 
     Returns:
       `[B]`, in the wider of the dtypes of embeddings and centers.
 
     Raises:
-      TypeError: a size, weight or updater of another type; labels that are not numbers, embeddings
-        that are not floating.
-      ValueError: `num_classes` or `weight` out of range, an unknown initializer, inputs of other
-        shapes, too many classes for labels of a floating dtype, a Keras backend other than
-        TensorFlow; in `get_config`, an updater that holds a tensor.
+      TypeError: an argument or input of another type.
+      ValueError: a size or weight out of range, an unknown initializer, inputs of other shapes, a
+        floating dtype of labels that does not hold all below C exactly, a Keras backend other than
+        TensorFlow; in `get_config`, an updater that cannot be saved.
       NotImplementedError: under `stateless_call`.
       tf.errors.InvalidArgumentError: at run time, for a label out of range or not whole, or a row
         that is not one-hot, and in training for a NaN or Inf. Nothing of that batch is written.
@@ -90,26 +83,31 @@ class ComputeCenter(keras.layers.Layer):  # type: ignore[misc]
         initializer: Any = "zeros",
         **layer_kwargs: Any,
     ) -> None:
-        backend = keras.backend.backend()
-        if backend != "tensorflow":
-            raise ValueError(f"{_CALLER}: Keras must have the backend tensorflow, got {backend}")
+        if keras.backend.backend() != "tensorflow":
+            backend = keras.backend.backend()
+            raise ValueError(f"{CALLER}: Keras needs the TensorFlow backend, got {backend}")
         # Autocasting would round float labels to half precision.
         super().__init__(autocast=False, **layer_kwargs)
-        self.num_classes = arguments.as_size(_CALLER, "num_classes", num_classes)
-        self.updater = as_updater(_CALLER, updater)
-        self.weight = keras_arguments.as_loss_weight(_CALLER, weight)
-        self.initializer = keras_arguments.as_initializer(_CALLER, initializer)
+        self.num_classes = arguments.as_size(CALLER, "num_classes", num_classes)
+        self.updater = as_updater(CALLER, updater)
+        self.weight = keras_arguments.as_loss_weight(weight)
+        self.initializer = keras_arguments.as_initializer(initializer)
         self.supports_jit = False
         # A layer of TensorFlow 1.15 would take its dtype from the labels.
         is_double = tf.as_dtype(self.dtype or keras.backend.floatx()) == tf.float64
-        self._ctrs_dtype = tf.float64 if is_double else tf.float32
+        self._dtype_of_ctrs = "float64" if is_double else "float32"
 
     def build(self, input_shape: Any) -> None:
         """Creates `ctrs [C, D]` with the initializer, and `counts [C]` with zeros."""
-        embeds = keras_arguments.check_shapes(_CALLER, input_shape, self.num_classes)
-        shape = [self.num_classes, int(embeds.as_list()[1])]
-        self.ctrs = self._add_state("ctrs", shape, self._ctrs_dtype, self.initializer)
-        self.counts = self._add_state("counts", shape[:1], tf.int64, "zeros")
+        shape = [self.num_classes, keras_arguments.check_shapes(input_shape, self.num_classes)]
+        autocast = "autocast" if _takes(self.add_weight, "autocast") else "experimental_autocast"
+        how = {"trainable": False, autocast: False}
+        self.ctrs = self.add_weight(
+            name="ctrs", shape=shape, dtype=self._dtype_of_ctrs, initializer=self.initializer, **how
+        )
+        self.counts = self.add_weight(
+            name="counts", shape=shape[:1], dtype="int64", initializer="zeros", **how
+        )
         super().build(input_shape)
 
     # Without annotations, which the SavedModel of TensorFlow 1.15 cannot hold.
@@ -121,7 +119,7 @@ class ComputeCenter(keras.layers.Layer):  # type: ignore[misc]
         """The arguments for `from_config`, as JSON data."""
         config: Dict[str, Any] = super().get_config()
         config["num_classes"] = self.num_classes
-        config["updater"] = keras_arguments.updater_to_config(_CALLER, self.updater)
+        config["updater"] = keras_arguments.updater_to_config(self.updater)
         config["weight"] = self.weight
         config["initializer"] = keras.initializers.serialize(self.initializer)
         return config
@@ -129,60 +127,45 @@ class ComputeCenter(keras.layers.Layer):  # type: ignore[misc]
     @classmethod
     def from_config(cls, config: Dict[str, Any]) -> "ComputeCenter":
         """Creates a layer from its `get_config`, with new centers."""
-        updater = keras_arguments.updater_from_config(_CALLER, config["updater"])
+        updater = keras_arguments.updater_from_config(config["updater"])
         return super().from_config(dict(config, updater=updater))  # type: ignore[no-any-return]
 
-    @as_written
+    @arguments.no_autograph
     def _measure(self, inputs: Any, training: Any) -> tf.Tensor:
-        labels, embeds = keras_arguments.as_pair(_CALLER, inputs)
-        embeds = arguments.as_floats(_CALLER, keras_arguments.EMBEDS, embeds)
-        keras_arguments.check_shapes(
-            _CALLER, [labels.shape, embeds.shape], self.num_classes, int(self.ctrs.shape[1])
-        )
+        labels, embeds = keras_arguments.as_batch(inputs, *map(int, self.ctrs.shape))
         centers = EmbedCenters(_variable(self.ctrs), _variable(self.counts))
         if centers.ctrs is None:
-            return center_loss(embeds, tf.zeros_like(tf.cast(embeds, self._ctrs_dtype)))
-        training = _as_switch(training) if self.trainable else False
-        labels = keras_arguments.as_integers(_CALLER, labels, self.num_classes)
-        if training is False:
-            labels = _refuse_xla(labels)
-        rows = get_rows(
-            f"{_CALLER}: inputs [labels, embeddings]",
-            embeds,
-            labels,
-            self.updater,
-            centers,
-            is_training=training,
-            read="before",
-        )
-        distances = center_loss(embeds, rows)
+            return center_loss(embeds, tf.zeros_like(tf.cast(embeds, self._dtype_of_ctrs)))
+        if training is None and hasattr(keras.backend, "learning_phase"):
+            # In graphs of Keras 2: what tells `fit` from `evaluate`, a tensor or a number.
+            training = keras.backend.learning_phase()
+        training = self.trainable and training
+        training = tf.cast(training, tf.bool) if tf.is_tensor(training) else bool(training)
+        updates = training is not False
+        if not updates:
+            # XLA has no kernel for this op, so it refuses to compile, rather than drop the checks.
+            found = tf.unique_with_counts(tf.reshape(labels, [-1]))
+            labels = tf.reshape(tf.gather(found.y, found.idx), tf.shape(labels))
+        checks = Checks(f"{CALLER}: inputs [labels, embeddings]")
+        instead = "use get_embed_centers with use_locking=True"
+        checks.lock_advice = f"call the layer once on the rows of all calls, or {instead}"
+        table = find_table(checks.caller, centers, counts_for(self.updater, updates))
+        batch = check_batch(checks, table, embeds, labels, updates=updates)
+        rows = update_or_look_up(checks, table, self.updater, batch, training, "before", False)
+        distances = center_loss(embeds, tf.stop_gradient(batch.restore(rows)))
+        num_rows = tf.cast(tf.maximum(tf.size(distances), 1), distances.dtype)
         # Keras adds up the losses of a model, which must have one dtype.
-        loss = tf.cast(self.weight * _mean(distances), keras.backend.floatx())
+        loss = tf.cast(self.weight * (tf.reduce_sum(distances) / num_rows), keras.backend.floatx())
         # Keras 2 asks whether a loss belongs to these inputs, or to the layer wherever it is used.
-        self.add_loss(loss, **({"inputs": True} if _takes(super().add_loss, "inputs") else {}))
+        self.add_loss(loss, **({"inputs": True} if _takes(self.add_loss, "inputs") else {}))
         return distances
 
-    def _add_state(self, name: str, shape: List[int], dtype: tf.DType, initializer: Any) -> Any:
-        autocast = "autocast" if _takes(super().add_weight, "autocast") else "experimental_autocast"
-        return self.add_weight(
-            name=name,
-            shape=shape,
-            dtype=dtype.name,
-            initializer=initializer,
-            trainable=False,
-            **{autocast: False},
-        )
 
-
-def _register(layer: Any) -> None:
-    """Lets a model with this layer be loaded without `custom_objects`."""
-    if hasattr(keras.utils, "register_keras_serializable"):
-        keras.utils.register_keras_serializable(package="tf_centers")(layer)
-    else:
-        keras.utils.get_custom_objects()[layer.__name__] = layer
-
-
-_register(ComputeCenter)
+# Lets a model with this layer be loaded without `custom_objects`.
+if hasattr(keras.utils, "register_keras_serializable"):
+    keras.utils.register_keras_serializable(package="tf_centers")(ComputeCenter)
+else:
+    keras.utils.get_custom_objects()["ComputeCenter"] = ComputeCenter
 
 
 def _takes(method: Any, parameter: str) -> bool:
@@ -201,25 +184,5 @@ def _variable(weight: Any) -> Any:
     if isinstance(value, Variable):
         return value
     if value is weight.value:
-        raise NotImplementedError(f"{_CALLER}: stateless_call is not supported")
+        raise NotImplementedError(f"{CALLER}: stateless_call is not supported")
     return None
-
-
-def _as_switch(training: Any) -> Union[bool, tf.Tensor]:
-    if training is None and hasattr(keras.backend, "learning_phase"):
-        # In graphs of Keras 2: what tells `fit` from `evaluate`, a tensor or a number.
-        training = keras.backend.learning_phase()
-    if tf.is_tensor(training) or isinstance(training, Variable):
-        return tf.cast(training, tf.bool)
-    return bool(training)
-
-
-def _refuse_xla(labels: tf.Tensor) -> tf.Tensor:
-    # XLA has no kernel for this op, so it refuses to compile, rather than drop the checks.
-    found = tf.unique_with_counts(tf.reshape(labels, [-1]))
-    return tf.reshape(tf.gather(found.y, found.idx), tf.shape(labels))
-
-
-def _mean(distances: tf.Tensor) -> tf.Tensor:
-    """The mean over the batch, 0 for an empty one."""
-    return tf.reduce_sum(distances) / tf.cast(tf.maximum(tf.size(distances), 1), distances.dtype)

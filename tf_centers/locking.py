@@ -3,70 +3,80 @@
 Also the warning for graphs that should use it.
 """
 
-import weakref
-from typing import Any, Callable, List
+from typing import Any, Dict, List, Sequence, Tuple
 
 import tensorflow.compat.v1 as tf
 
-from tf_centers.access import colocated, outside_graphs, read_rows
-from tf_centers.centers import Table
+from tf_centers.access import control_flow, in_tf2_code, notes, on_device_of, read_rows
+from tf_centers.checks import Checks
+from tf_centers.tables import EmbedCenters, Table
 
-# For each graph, the updates that each table has there: whether each of them locks.
-_updates: Any = weakref.WeakKeyDictionary()
+# Where an update is: whether it locks, and what `access.control_flow` says.
+_Place = Tuple[bool, bool, Dict[str, str]]
 
 
-def warn_of_overlap(caller: str, table: Table, device: str, use_locking: bool) -> None:
+def warn_of_overlap(checks: Checks, table: Table, device: str, use_locking: bool) -> None:
     """Logs a warning, once per table, if updates of it may overwrite each other.
 
-    Args:
-      caller: the function to name.
-      table: what is updated.
-      device: that of the batch, which tells whether the table belongs to another job.
-      use_locking: whether this update locks.
+    `device` is that of the batch, which tells whether the table belongs to another job.
     """
-    if outside_graphs():
+    repeats, branches = control_flow()
+    if in_tf2_code() and not repeats:
         return  # TensorFlow runs the updates of one function in order.
-    with tf.init_scope():
-        graph = tf.get_default_graph()
-    locks = _updates.setdefault(graph, {}).setdefault(table.shards[0].ctrs.name, [])
-    warned = _may_overlap(locks)
     job = tf.DeviceSpec.from_string(table.shards[0].ctrs.device or "").job
     if job not in (None, "localhost", tf.DeviceSpec.from_string(device or "").job):
-        locks.append(True)  # Other workers update it too.
-    locks.append(use_locking)
-    if _may_overlap(locks) and not warned:
+        repeats = True  # Other workers update it too.
+    here = use_locking, repeats, branches
+    earlier = notes("updates").setdefault(table.shards[0].ctrs.name, [])
+    earlier.append(here)
+    warned = notes("overlap").setdefault(table.shards[0].ctrs.name, [])
+    if not warned and any(_may_overlap(here, other) for other in earlier):
+        warned.append(here)
         tf.logging.warning(
-            f"{caller}: updates of {table.name} may run at the same time, from two calls in this "
-            "graph or from several workers, and those without a lock may overwrite each other; "
-            "pass use_locking=True to each of them"
+            f"{checks.caller}: updates of {table.name} may run at the same time, from two calls in "
+            "this graph, from one in a loop, or from several workers, and those without a lock may "
+            f"overwrite each other; {checks.lock_advice}"
         )
 
 
-def _may_overlap(locks: List[bool]) -> bool:
-    return len(locks) > 1 and not all(locks)
+def _may_overlap(one: _Place, other: _Place) -> bool:
+    (one_locks, repeats, branches), (other_locks, _, other_branches) = one, other
+    if one_locks and other_locks:
+        return False
+    if one is other:
+        return repeats
+    return all(other_branches.get(key, branch) == branch for key, branch in branches.items())
 
 
-def locked(variable: Any, body: Callable[[], tf.Tensor]) -> tf.Tensor:
-    """Runs the ops that `body` makes while no other caller holds the lock of the variable.
+def take_locks(shards: Sequence[EmbedCenters]) -> List[Any]:
+    """Takes the locks of all shards, in their order, after every control dependency in force.
 
-    Bring the inputs of these ops to the machine of the variable before, so that the lock is not
-    held while they arrive.
+    Bring the inputs of the update to the machines of the shards before, so that no lock is held
+    while they arrive.
     """
-    name = f"tf_centers/{variable.name.rsplit(':', 1)[0]}/lock"
-    # The ops that tf.CriticalSection is made of, since a function with a tf.CriticalSection cannot
-    # be exported. All ops of one name on one device share one lock, even for eager variables.
-    with tf.device(variable.device) if outside_graphs() else colocated(variable):
-        # In a function, TensorFlow lets this read wait for earlier calls that write the variable.
-        # Without it, a later call could hold the lock and wait for what an earlier one writes.
-        with tf.control_dependencies([read_rows(variable, tf.zeros([0], tf.int32))]):
-            mutex = tf.raw_ops.MutexV2(shared_name=name)
-            lock = tf.raw_ops.MutexLock(mutex=mutex)
-    try:
-        with tf.control_dependencies([lock]):
-            result = body()
-        with tf.control_dependencies([result]), colocated(variable):
-            release = tf.raw_ops.ConsumeMutexLock(mutex_lock=lock)
-    finally:
-        del lock  # In eager execution, a traceback that is kept would go on holding it.
-    with tf.control_dependencies([] if release is None else [release]):
-        return tf.identity(result)
+    locks: List[Any] = []
+    for shard in shards:
+        variable = shard.ctrs
+        name = f"tf_centers/{variable.name.rsplit(':', 1)[0]}/lock"
+        # The ops that tf.CriticalSection is made of, since a function with a tf.CriticalSection
+        # cannot be exported. All ops of one name on one device share one lock, even for eager
+        # variables.
+        with on_device_of(variable):
+            # In a function, TensorFlow lets this read wait for earlier calls that write the
+            # variable. Without it, a later call could hold the lock and wait for what an earlier
+            # one writes.
+            empty = [read_rows(v, tf.zeros([0], tf.int32)) for v in shard if v is not None]
+            with tf.control_dependencies(empty + locks[-1:]):
+                mutex = tf.raw_ops.MutexV2(shared_name=name)
+                locks.append(tf.raw_ops.MutexLock(mutex=mutex))
+    return locks
+
+
+def release_locks(shards: Sequence[EmbedCenters], locks: List[Any]) -> List[Any]:
+    """Releases the locks, after every control dependency in force; returns ops that must run."""
+    releases = []
+    while locks:
+        # In eager execution, a traceback that is kept would go on holding a lock in this list.
+        with on_device_of(shards[len(locks) - 1].ctrs):
+            releases.append(tf.raw_ops.ConsumeMutexLock(mutex_lock=locks.pop()))
+    return releases

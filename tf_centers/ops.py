@@ -5,16 +5,18 @@ from typing import Any, Optional
 import tensorflow.compat.v1 as tf
 
 from tf_centers import arguments
-from tf_centers.arguments import as_written
-from tf_centers.batch import check_batch, check_labels, complete, unflatten
-from tf_centers.centers import Table
-from tf_centers.checks import Checks, scalar
+from tf_centers.arguments import no_autograph
+from tf_centers.batch import Batch, check_batch, check_labels
+from tf_centers.checks import Checks
+from tf_centers.replicas import scalar
+from tf_centers.row_weights import Updater
 from tf_centers.sharding import read_table, update_table
-from tf_centers.updaters import Updater, as_updater
+from tf_centers.tables import Table
+from tf_centers.updaters import as_updater
 from tf_centers.variables import CentersLike, find_table
 
 
-@as_written
+@no_autograph
 def get_embed_centers(
     embed_batch: Any,
     label_batch: Any,
@@ -37,12 +39,11 @@ def get_embed_centers(
         return gather(ctrs, labels)
 
     is meant to do, even with repeated labels, and with both ref and resource variables. Nothing is
-    written before every check of the batch has passed. XLA cannot compile updates or masks; under
-    XLA a lookup of a bad label returns NaN rows.
+    written, in any shard or copy, before every check of the batch has passed. XLA cannot compile
+    updates or masks; under XLA a lookup of a bad label returns NaN rows.
 
     On the replicas of a distribution strategy, with centers created in its scope, every copy is
-    updated with the rows of all replicas, and each replica gets the centers of its own rows. What
-    is wrong on one replica raises on all of them.
+    updated with the rows of all replicas, and each replica gets the centers of its own rows.
 
     Args:
       embed_batch: floating `[B, D]`, cast to the dtype of the centers; or `[B, T, D]`, a batch of
@@ -61,8 +62,9 @@ def get_embed_centers(
         the update has been applied when the result is available.
       use_locking: makes the update atomic among all threads of a session and all workers of a
         cluster that also lock, so that the cumulative mean is that of all their rows. Without it,
-        updates of one table that run at the same time may overwrite each other; a graph with two
-        of them, or with one for a table on a parameter server, logs a warning. CPU only.
+        updates of one table that run at the same time may overwrite each other, which a graph that
+        allows it logs as a warning. A step that is cancelled between the writes of two shards may
+        have written only the first. CPU only.
       validate_args: False drops the checks at run time.
       stop_gradient: if False, which needs `read="after"`, the gradient of this update flows to the
         embeddings: returned row i has derivative `w_j` with respect to each row j of its class in
@@ -79,9 +81,8 @@ def get_embed_centers(
       ValueError: static shapes that do not fit, missing centers, an unknown `read`,
         `stop_gradient=False` with `read="before"`; an update on other replicas than those that have
         a copy of the table.
-      tf.errors.InvalidArgumentError: at run time, for a label outside [0, C) (C of the table at run
-        time) or a NaN or Inf in an unmasked row, shapes that do not fit, or a tensor
-        `decay` or `alpha` out of range.
+      tf.errors.InvalidArgumentError: at run time, for a label outside [0, C), a NaN or Inf in an
+        unmasked row, shapes or a table of another size, a tensor `decay` or `alpha` out of range.
 
     Examples:
       >>> with tf.variable_scope("embed"):
@@ -96,22 +97,27 @@ def get_embed_centers(
     """
     caller = "get_embed_centers"
     with tf.name_scope(name, caller, [embed_batch, label_batch]):
-        return get_rows(
-            caller,
-            embed_batch,
-            label_batch,
-            updater,
-            centers,
-            mask,
-            is_training,
-            read,
-            use_locking,
-            validate_args,
-            stop_gradient,
-        )
+        updater = as_updater(caller, updater)
+        arguments.check_choice(caller, "read", read, ("after", "before"))
+        use_locking = arguments.check_bool(caller, "use_locking", use_locking)
+        training = arguments.as_switch(caller, "is_training", is_training)
+        stop_gradient = arguments.check_bool(caller, "stop_gradient", stop_gradient)
+        if read == "before" and not stop_gradient:
+            raise ValueError(
+                f"{caller}: stop_gradient=False needs read='after', got 'before': rows from before "
+                "the update do not depend on this batch"
+            )
+        checks = Checks(caller, arguments.check_bool(caller, "validate_args", validate_args))
+        updates = training is not False
+        stops = stop_gradient or not updates
+        table = find_table(caller, centers, counts_for(updater, updates))
+        batch = check_batch(checks, table, embed_batch, label_batch, mask, updates, stops)
+        rows = update_or_look_up(checks, table, updater, batch, training, read, use_locking)
+        rows = batch.restore(rows)
+        return tf.stop_gradient(rows) if stops else rows
 
 
-@as_written
+@no_autograph
 def update_embed_centers(
     embed_batch: Any,
     label_batch: Any,
@@ -124,7 +130,8 @@ def update_embed_centers(
 ) -> Any:
     """Returns an op that updates the centers as `get_embed_centers` does.
 
-    For graphs that look up the centers elsewhere and run the update with their train op.
+    For graphs that look up the centers elsewhere and run the update with their train op. A lookup
+    and an update in one step are not ordered; see `lookup_embed_centers`.
 
     Args:
       embed_batch: floating `[B, D]` or `[B, T, D]`, as in `get_embed_centers`.
@@ -156,23 +163,27 @@ def update_embed_centers(
         updater = as_updater(caller, updater)
         use_locking = arguments.check_bool(caller, "use_locking", use_locking)
         checks = Checks(caller, arguments.check_bool(caller, "validate_args", validate_args))
-        table = find_table(caller, centers, updater.needs_counts)
+        table = find_table(caller, centers, counts_for(updater))
         batch = check_batch(checks, table, embed_batch, label_batch, mask)
-        update = update_table(
-            checks, table, updater, batch.embeds, batch.labels, use_locking=use_locking
-        )
-        return tf.group(*update.writes)
+        _, writes = update_table(checks, table, updater, batch, "before", use_locking)
+        return tf.group(*writes)
 
 
-@as_written
+@no_autograph
 def lookup_embed_centers(
     label_batch: Any, centers: CentersLike = "embed", name: Optional[str] = None
 ) -> tf.Tensor:
     """Returns the center of each label. Changes nothing.
 
+    What is returned is a copy, which no later update changes. A lookup and an update in one step
+    are in no order. For the centers as they were before the update:
+
+        with tf.control_dependencies([rows]):
+            update = update_embed_centers(embed_batch, label_batch)
+
     Args:
-      label_batch: integers `[B]` or `[B, 1]` in [0, C), or `[B, T]`. For `[B, T]`, the static shape
-        must show T.
+      label_batch: integers `[B]` or `[B, 1]` in [0, C), or `[B, T]` if the static shape has two
+        axes and T is not known to be 1.
       centers: as in `get_embed_centers`.
       name: name of the scope of the ops.
 
@@ -200,67 +211,39 @@ def lookup_embed_centers(
     caller = "lookup_embed_centers"
     with tf.name_scope(name, caller, [label_batch]):
         checks = Checks(caller)
-        table = find_table(caller, centers, with_counts=False)
-        labels, axes = check_labels(checks, table, label_batch)
-        rows = checks.nan_unless_passed(read_table(table, labels))
-        return tf.stop_gradient(unflatten(rows, axes))
+        table = find_table(caller, centers, "ignore")
+        labels, restore = check_labels(checks, label_batch)
+        return restore(read_table(checks, table, labels))
 
 
-def get_rows(
-    caller: str,
-    embed_batch: Any,
-    label_batch: Any,
-    updater: Optional[Updater],
-    centers: CentersLike,
-    mask: Any = None,
-    is_training: Any = True,
-    read: str = "after",
-    use_locking: bool = False,
-    validate_args: bool = True,
-    stop_gradient: bool = True,
-) -> tf.Tensor:
-    """Does what `get_embed_centers` does, with another name in its messages."""
-    updater = as_updater(caller, updater)
-    arguments.check_choice(caller, "read", read, ("after", "before"))
-    use_locking = arguments.check_bool(caller, "use_locking", use_locking)
-    training = arguments.as_switch(caller, "is_training", is_training)
-    stop_gradient = arguments.check_bool(caller, "stop_gradient", stop_gradient)
-    if read == "before" and not stop_gradient:
-        raise ValueError(
-            f"{caller}: stop_gradient=False needs read='after', got 'before': rows from before "
-            "the update do not depend on this batch"
-        )
-    checks = Checks(caller, arguments.check_bool(caller, "validate_args", validate_args))
-    updates = training is not False
-    table = find_table(caller, centers, updates and updater.needs_counts)
-    batch = check_batch(checks, table, embed_batch, label_batch, mask, updates, stop_gradient)
-    embeds, labels = batch.embeds, batch.labels
-    if not updates:
-        rows = checks.nan_unless_passed(read_table(table, labels))
-    elif training is True:
-        rows = _update_and_read(checks, table, updater, embeds, labels, read, use_locking)
-    else:
-        # Either the update or the lookup gets no rows. Not tf.cond, which a ref variable cannot
-        # always enter and which cannot be placed on two devices.
-        training = scalar(checks, "is_training", training)
-        size = tf.where(training, tf.size(labels), 0)
-        first = embeds[:size], labels[:size]
-        updated = _update_and_read(checks, table, updater, *first, read, use_locking)
-        rows = tf.concat([updated, read_table(table, labels[size:])], axis=0)
-    rows = complete(batch, rows)
-    return tf.stop_gradient(rows) if stop_gradient or not updates else rows
+def counts_for(updater: Updater, updates: bool = True) -> str:
+    """What `find_table` does about counts."""
+    return "ignore" if not updates else "required" if updater.needs_counts else "existing"
 
 
-def _update_and_read(
+def update_or_look_up(
     checks: Checks,
     table: Table,
     updater: Updater,
-    embeds: tf.Tensor,
-    labels: tf.Tensor,
+    batch: Batch,
+    training: Any,
     read: str,
     use_locking: bool,
 ) -> tf.Tensor:
-    """The center of each row, once the update is done."""
-    update = update_table(checks, table, updater, embeds, labels, read, use_locking)
-    with tf.control_dependencies(update.writes):
-        return tf.identity(update.rows)
+    """The center of each row `[R, D]`, with an update if `training`, a bool or a tensor."""
+    if training is False:
+        return read_table(checks, table, batch.labels)
+    others = None
+    if training is not True:
+        # Either the update or the lookup gets no rows. Not tf.cond, which a ref variable cannot
+        # always enter and which cannot be placed on two devices.
+        training = scalar(checks, "is_training", training)
+        size = tf.where(training, tf.size(batch.labels), 0)
+        others = batch.labels[size:]
+        batch = batch._replace(embeds=batch.embeds[:size], labels=batch.labels[:size])
+    rows, writes = update_table(checks, table, updater, batch, read, use_locking)
+    with tf.control_dependencies(writes):
+        rows = tf.identity(rows)
+    if others is None:
+        return rows
+    return tf.concat([rows, read_table(checks, table, others)], axis=0)

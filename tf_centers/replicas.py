@@ -4,27 +4,16 @@ An update gathers the rows of all replicas and makes the same update on every co
 hold the same bits as in a single process that gets the batches of all replicas joined into one.
 """
 
-from typing import Any, List, NamedTuple
+from typing import Any, List, Tuple
 
 import tensorflow.compat.v1 as tf
 from tensorflow import distribute
 
+from tf_centers.access import take
+from tf_centers.checks import Checks, Shaped, check_shapes
+
 # From TensorFlow 2.4 on, replicas can gather.
 SUPPORTED = hasattr(distribute.ReplicaContext, "all_gather")
-
-
-class Joined(NamedTuple):
-    """The rows of all replicas, in the order of their ids.
-
-    Attributes:
-      embeds: `[R, D]`.
-      labels: int64 `[R]`.
-      own: int64, the places of the rows that came from this replica.
-    """
-
-    embeds: tf.Tensor
-    labels: tf.Tensor
-    own: tf.Tensor
 
 
 def count_here() -> int:
@@ -52,10 +41,16 @@ def own_place(count: int) -> int:
     return int(tf.get_static_value(_own_id())) % count
 
 
-def join(embeds: tf.Tensor, labels: tf.Tensor, stop_gradient: bool) -> Joined:
+def join(
+    embeds: tf.Tensor, labels: tf.Tensor, stop_gradient: bool
+) -> Tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
     """Gathers embeddings `[B, D]` and labels `[B]`; B may differ among replicas.
 
     Unless stopped, the gradient of an embedding is that of the sum of all replicas' losses.
+
+    Returns:
+      The embeddings `[R, D]` and labels `[R]`, int64, of all replicas in the order of their ids,
+      and the places of the rows that came from this replica.
     """
     own_id = tf.cast(_own_id(), tf.int64)  # as labels may be on another replica
     tags = tf.stack([tf.cast(labels, tf.int64), tf.fill(tf.shape(labels), own_id)], axis=1)
@@ -65,8 +60,34 @@ def join(embeds: tf.Tensor, labels: tf.Tensor, stop_gradient: bool) -> Joined:
     with tf.control_dependencies([tags, rows]):  # No check may fail during the other gather.
         tags, rows = tf.identity(tags), tf.identity(rows)
     places = _where(tags[:, 1] >= 0)
-    tags, rows = tf.gather(tags, places), tf.gather(rows, places)
-    return Joined(rows, labels=tags[:, 0], own=_where(tf.equal(tags[:, 1], own_id)))
+    tags, rows = tf.gather(tags, places), take(rows, places, dense=not stop_gradient)
+    return rows, tags[:, 0], _where(tf.equal(tags[:, 1], own_id))
+
+
+def agree(condition: tf.Tensor) -> tf.Tensor:
+    """A condition as it is on each replica, `[replicas]`."""
+    return gather(tf.reshape(condition, [1]))
+
+
+def barrier(ops: List[Any]) -> Any:
+    """An op that runs once these have run on every replica; if one fails, on none."""
+    with tf.control_dependencies(ops):
+        return gather(tf.zeros([1], tf.int32))
+
+
+def scalar(checks: Checks, name: str, value: tf.Tensor) -> tf.Tensor:
+    """Checks that a tensor is a scalar, and the same one on all replicas that make this update."""
+    several = count_here() > 1
+    (value,) = check_shapes(checks, [Shaped(name, value, "")], agree=agree if several else None)
+    if several:
+        found = gather(checks.guard(tf.reshape(value, [1])))
+        checks.require(
+            lambda: tf.reduce_all(tf.equal(found, found[0])),
+            f"{name} to be the same on every replica, found",
+            found,
+        )
+        value = found[0]
+    return value
 
 
 def gather(value: tf.Tensor, stop_gradient: bool = True) -> tf.Tensor:

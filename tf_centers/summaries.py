@@ -1,23 +1,22 @@
 """Summaries of a set of centers for TensorBoard."""
 
-from typing import List, Optional, Tuple
+from typing import Any, List, Optional, Tuple
 
 import tensorflow.compat.v1 as tf
 
-from tf_centers.access import on_machine_of, outside_graphs, read_range
-from tf_centers.arguments import as_written
-from tf_centers.centers import EmbedCenters, Table
-from tf_centers.distances import squared_distances
+from tf_centers.access import in_tf2_code, on_machine_of, read_range
+from tf_centers.arguments import no_autograph
+from tf_centers.checks import Checks
 from tf_centers.sharding import read_table
+from tf_centers.tables import Table
 from tf_centers.variables import CentersLike, find_table
 
-# The most classes that a summary reads and compares, so that its cost does not grow with C.
-# Distances among n classes take n * n * D multiplications.
+# The most classes that a summary reads, and compares by n * n * D multiplications.
 _MOST_NORMS = 16384
 _MOST_PAIRED = 2048
 
 
-@as_written
+@no_autograph
 def summarize_centers(centers: CentersLike = "embed", name: Optional[str] = None) -> tf.Tensor:
     """Creates summaries that show the state of a set of centers in TensorBoard.
 
@@ -32,27 +31,21 @@ def summarize_centers(centers: CentersLike = "embed", name: Optional[str] = None
     other two lines; centers that are not finite always are. A tag without a value, such as the
     distance between fewer than two classes, is left out of that summary.
 
-    Norms cover up to 16,384 classes, and the distance covers all pairs of up to 2,048 classes. If C
-    is larger, they cover that many classes, evenly spaced among the labels and always the same
-    ones. No other center is read.
-
-    Like every op of `tf.summary`, each summary is in the collection `tf.GraphKeys.SUMMARIES`, where
-    `tf.summary.merge_all` and `MonitoredTrainingSession` find it. The merged summary that is
-    returned is in no collection, so that nothing is shown twice. It may or may not include an
-    update that runs in the same `Session.run`.
+    Norms cover up to 16,384 classes, and the distance all pairs of up to 2,048 classes. If C is
+    larger, they cover that many classes, evenly spaced among the labels and always the same ones.
 
     Args:
       centers: as in `get_embed_centers`.
-      name: name of the scope of the ops, which starts every tag. Give each set of centers in a
-        graph its own.
+      name: name of the scope of the ops, which starts every tag; each set of centers needs its own.
 
     Returns:
-      A scalar string tensor, all of these summaries in one, for `FileWriter.add_summary`.
+      A scalar string tensor, all of these summaries in one, for `FileWriter.add_summary`. It may or
+      may not include an update of the same `Session.run`. The single summaries, but not this one,
+      are in `tf.GraphKeys.SUMMARIES`, for `tf.summary.merge_all` and `MonitoredTrainingSession`.
 
     Raises:
       TypeError, ValueError: centers that are missing or invalid, as in `get_embed_centers`.
-      RuntimeError: called eagerly or inside a `tf.function` of TF2 code, where graph summaries are
-        never written.
+      RuntimeError: called eagerly or inside a `tf.function` of TF2 code.
 
     Examples:
       >>> ctrs = tf.get_variable("ctrs", initializer=[[3.0, 4.0], [3.0, 2.0], [0.0, 0.0]])
@@ -66,69 +59,57 @@ def summarize_centers(centers: CentersLike = "embed", name: Optional[str] = None
       2.0
     """
     caller = "summarize_centers"
-    if outside_graphs():
+    if in_tf2_code():
         raise RuntimeError(
-            f"{caller}: expected a graph of TensorFlow 1, such as after "
-            "tf.disable_eager_execution(), got a call executed eagerly or inside a tf.function, "
-            "where graph summaries are never written"
+            f"{caller}: expected a graph of TensorFlow 1 (tf.disable_eager_execution()), got a "
+            "call executed eagerly or inside a tf.function, where graph summaries are never written"
         )
     with tf.name_scope(name, caller):
         table = find_table(caller, centers)
-        sample = _read_sample(table)
-        norms = _norms(sample)
-        distance, paired = _smallest_distance(sample)
-        summaries = _summarize_counts(table) if table.has_counts else []
+        labels = _spread(table.shape[0], _MOST_NORMS)
+        size, unchecked = labels.shape.as_list(), Checks(caller, validate=False)
+        ctrs = tf.reshape(read_table(unchecked, table, labels), size + table.shape[1:])
+        ctrs, seen = tf.cast(ctrs, tf.float64), tf.fill(size, True)
+        if table.has_counts:
+            seen = tf.reshape(read_table(unchecked, table, labels, "counts"), size) > 0
+        norms = tf.sqrt(tf.reduce_sum(tf.square(ctrs), axis=1))
+        # TensorFlow refuses a histogram of what is not finite.
+        norms = tf.boolean_mask(norms, seen & tf.is_finite(norms))
+        # Not the mean, which is NaN for none: that would alarm a debugger, unseen as it stays.
+        mean_norm = tf.div_no_nan(tf.reduce_sum(norms), tf.cast(tf.size(norms), norms.dtype))
         some = tf.size(norms) > 0
-        # Divided by 1 where there are none: a NaN would alarm a debugger, unseen as it stays.
-        mean_norm = tf.reduce_sum(norms) / tf.cast(tf.maximum(tf.size(norms), 1), norms.dtype)
+        distance, paired = _smallest_distance(ctrs, seen)
+        summaries = _summarize_counts(table) if table.has_counts else []
         summaries += [
-            _where(some, tf.summary.histogram("norms", norms, collections=[])),
-            _where(some, _scalar("mean_norm", mean_norm)),
-            _where(paired, _scalar("inter_class_distance", distance)),
+            tf.where(some, tf.summary.histogram("norms", norms, collections=[]), tf.constant(b"")),
+            _scalar("mean_norm", mean_norm, some),
+            _scalar("inter_class_distance", distance, paired),
         ]
         for summary in summaries:
             tf.add_to_collection(tf.GraphKeys.SUMMARIES, summary)
         return tf.summary.merge(summaries)
 
 
-def _scalar(tag: str, value: tf.Tensor) -> tf.Tensor:
-    return tf.summary.scalar(tag, value, collections=[])
-
-
-def _where(defined: tf.Tensor, summary: tf.Tensor) -> tf.Tensor:
-    """The summary, or an empty one; no tf.cond, whose name would be in the tag."""
-    return tf.where(defined, summary, tf.constant(b""))
+def _scalar(tag: str, value: tf.Tensor, defined: Any = True) -> tf.Tensor:
+    """A summary, empty unless defined; no tf.cond, whose name would be in the tag."""
+    return tf.where(defined, tf.summary.scalar(tag, value, collections=[]), tf.constant(b""))
 
 
 def _summarize_counts(table: Table) -> List[tf.Tensor]:
     """Of all classes; four numbers cross the network for each shard."""
-    seen, sums, least, most = [], [], [], []
+    parts = []
     for shard in table.shards:
         with on_machine_of(shard.counts):
-            counts = tf.identity(read_range(shard.counts, 0, shard.counts.shape.as_list()[0]))
-            seen.append(tf.count_nonzero(counts > 0))
-            sums.append(tf.reduce_sum(counts))
-            least.append(tf.reduce_min(counts))
-            most.append(tf.reduce_max(counts))
-    num_classes = table.shape[0]
+            counts = read_range(shard.counts, 0, shard.counts.shape.as_list()[0])
+            of_all = [reduce(counts) for reduce in (tf.reduce_sum, tf.reduce_min, tf.reduce_max)]
+            parts.append([tf.count_nonzero(counts > 0)] + of_all)
+    seen, total, least, most = (tf.stack(column) for column in zip(*parts))
     return [
-        _scalar("share_of_classes_seen", tf.add_n(seen) / num_classes),
-        _scalar("mean_count", tf.add_n(sums) / num_classes),
-        _scalar("min_count", tf.reduce_min(tf.stack(least))),
-        _scalar("max_count", tf.reduce_max(tf.stack(most))),
+        _scalar("share_of_classes_seen", tf.reduce_sum(seen) / table.shape[0]),
+        _scalar("mean_count", tf.reduce_sum(total) / table.shape[0]),
+        _scalar("min_count", tf.reduce_min(least)),
+        _scalar("max_count", tf.reduce_max(most)),
     ]
-
-
-def _read_sample(table: Table) -> EmbedCenters:
-    """The centers, as tensors, of all classes or of those spaced evenly among too many."""
-    num_classes, num_dims = table.shape
-    labels = _spread(num_classes, _MOST_NORMS)
-    shape = labels.shape.as_list() + [num_dims]
-    ctrs = tf.reshape(read_table(table, labels), shape)
-    if not table.has_counts:
-        return EmbedCenters(ctrs)
-    columns = table._replace(shards=tuple(EmbedCenters(shard.counts) for shard in table.shards))
-    return EmbedCenters(ctrs, tf.reshape(read_table(columns, labels), shape[:1]))
 
 
 def _spread(size: int, most: int) -> tf.Tensor:
@@ -137,25 +118,14 @@ def _spread(size: int, most: int) -> tf.Tensor:
     return tf.range(count, dtype=tf.int64) * size // count
 
 
-def _norms(sample: EmbedCenters) -> tf.Tensor:
-    """Norms of the finite centers of classes seen: TensorFlow refuses a histogram of others."""
-    norms = tf.sqrt(tf.reduce_sum(tf.square(tf.cast(sample.ctrs, tf.float64)), axis=1))
-    kept = tf.is_finite(norms)
-    if sample.counts is not None:
-        kept = tf.logical_and(kept, sample.counts > 0)
-    return tf.boolean_mask(norms, kept)
-
-
-def _smallest_distance(sample: EmbedCenters) -> Tuple[tf.Tensor, tf.Tensor]:
+def _smallest_distance(ctrs: tf.Tensor, seen: tf.Tensor) -> Tuple[tf.Tensor, tf.Tensor]:
     """Of two finite centers of classes seen, and whether there are two."""
-    places = _spread(sample.ctrs.shape.as_list()[0], _MOST_PAIRED)
-    count = places.shape.as_list()[0]
-    ctrs = tf.cast(tf.gather(sample.ctrs, places), tf.float64)
-    squares = squared_distances(ctrs, ctrs)
-    kept = tf.is_finite(squares) & ~tf.eye(count, dtype=tf.bool)
-    if sample.counts is not None:
-        seen = tf.gather(sample.counts, places) > 0
-        kept = kept & tf.expand_dims(seen, 0) & tf.expand_dims(seen, 1)
+    places = _spread(ctrs.shape.as_list()[0], _MOST_PAIRED)
+    ctrs, seen, count = tf.gather(ctrs, places), tf.gather(seen, places), places.shape.as_list()[0]
+    products = tf.matmul(ctrs, ctrs, transpose_b=True)
+    squared_norms = tf.diag_part(products)
+    squares = squared_norms[:, tf.newaxis] + squared_norms - 2.0 * products
+    kept = tf.is_finite(squares) & ~tf.eye(count, dtype=tf.bool) & seen[:, tf.newaxis] & seen
     far = tf.fill([count, count], tf.constant(tf.float64.max, tf.float64))
     # The product finds the pair; only the difference is exact if the two coincide.
     first = tf.argmin(tf.reshape(tf.where(kept, squares, far), [-1]))

@@ -11,83 +11,82 @@ one new row:
     new = old - (sum(w) * old - sum(w * embed))
 """
 
-from typing import Any, List, NamedTuple
+from typing import Any, List, Optional, Tuple
 
 import tensorflow.compat.v1 as tf
 
-from tf_centers.access import add_to_rows, read_rows, write_rows
-from tf_centers.centers import EmbedCenters
-from tf_centers.checks import Checks
-from tf_centers.updaters import Rows, Updater, weigh
+from tf_centers.access import add_to_rows, read_rows, take, write_rows
+from tf_centers.row_weights import Rows, Weigher
+from tf_centers.tables import EmbedCenters
 
 
-class Update(NamedTuple):
-    """An update that has been built.
+class ShardUpdate:
+    """The update of one shard, in three steps: prepare the batch, compute the new centers, write.
 
-    Attributes:
-      rows: `[B, D]`, the center of each row, to be used after `writes`.
-      writes: the ops that have to run for the update to be done.
+    Only the second and third step need the lock of the shard.
     """
 
-    rows: tf.Tensor
-    writes: List[Any]
+    def __init__(
+        self,
+        weigher: Weigher,
+        shard: EmbedCenters,
+        embeds: tf.Tensor,
+        labels: tf.Tensor,
+        dense: bool,
+    ) -> None:
+        """Groups embeddings `[R, D]`, in the dtype of ctrs, by labels `[R]`, and weighs them."""
+        self._weigher, self._shard, self._dense = weigher, shard, dense
+        # Group by class: the i-th row belongs to classes[index[i]]. Sorting keeps the batch order
+        # within each class, since top_k takes the first of equals first.
+        self._classes, self._index, self._sizes = tf.unique_with_counts(labels)
+        group, order = tf.nn.top_k(-self._index, tf.size(labels))
+        self._group = -group
+        # Centers of half precision would stop moving.
+        self._dtype = tf.float64 if embeds.dtype == tf.float64 else tf.float32
+        self._embeds = tf.cast(take(embeds, order, dense), self._dtype)
+        self._sums = None if weigher.needs_counts else self._sum(self._weigh())
 
+    def inputs(self) -> List[tf.Tensor]:
+        """What has to be there before a lock is taken.
 
-def update_rows(
-    checks: Checks,
-    centers: EmbedCenters,
-    updater: Updater,
-    embeds: tf.Tensor,
-    labels: tf.Tensor,
-    read: str,
-) -> Update:
-    """Updates whole variables with a batch.
+        With it has arrived whatever the row weights take from outside, which may depend on another
+        update that takes the same lock.
+        """
+        if self._sums is not None:
+            return [*self._sums, self._index, self._classes]
+        early = self._weigh(read_rows(self._shard.counts, self._classes), check=False)
+        return [early, self._embeds, self._index, self._classes]
 
-    Args:
-      checks: must pass before anything is written.
-      centers: ctrs `[C, D]` and counts `[C]` or None.
-      updater: gives the row weights; prepared.
-      embeds: `[B, D]` in the dtype of ctrs.
-      labels: int32 or int64 `[B]`, each in [0, C).
-      read: "after" for the rows after the update, "before" for the rows before it.
-    """
-    dtype = centers.ctrs.dtype.base_dtype
-    # Centers of half precision would stop moving.
-    wide = tf.float64 if dtype == tf.float64 else tf.float32
+    def compute(self) -> tf.Tensor:
+        """Reads the shard and computes its new centers, `[U, D]`."""
+        if self._sums is None:
+            seen = read_rows(self._shard.counts, self._classes)
+            self._sums = self._sum(self._weigh(seen))
+        total, pull = self._sums
+        self._old = tf.stop_gradient(read_rows(self._shard.ctrs, self._classes))
+        old = tf.cast(self._old, self._dtype)
+        # The terms in parentheses nearly cancel. (1 - total) * old would lose precision if the
+        # weights are small, and tf.add_n adds in any order.
+        self._new = tf.cast(old - (total * old - pull), self._old.dtype)
+        return self._new
 
-    # Group by class: the i-th row belongs to classes[index[i]]. Sorting keeps the batch order
-    # within each class, since top_k takes the first of equals first.
-    labels = _hide_constants(labels)
-    classes, index, sizes = tf.unique_with_counts(labels)
-    group, order = tf.nn.top_k(-index, tf.size(labels))
-    group = -group
+    def rows(self, read: str) -> tf.Tensor:
+        """The center of each row, `[R, D]`, "before" or "after" the update."""
+        return take(self._new if read == "after" else self._old, self._index, self._dense)
 
-    # Weigh.
-    seen = [read_rows(centers.counts, classes)] if updater.needs_counts else []
-    rows = Rows(wide, group, sizes, *seen)
-    weights = tf.expand_dims(tf.stop_gradient(weigh(checks, updater, rows)), 1)
+    def write(self) -> List[Any]:
+        """Writes the new centers and counts the rows; returns ops for control dependencies."""
+        writes = [write_rows(self._shard.ctrs, self._classes, self._new)]
+        if self._shard.counts is not None:
+            more = tf.cast(self._sizes, tf.int64)
+            writes.append(add_to_rows(self._shard.counts, self._classes, more))
+        return writes
 
-    # Sum. In this order, since the first two terms are small next to old: (1 - total) * old would
-    # lose precision if the weights are small.
-    old = tf.stop_gradient(read_rows(centers.ctrs, classes))
-    total = tf.segment_sum(weights, group)
-    pull = tf.segment_sum(weights * tf.cast(tf.gather(embeds, order), wide), group)
-    wide_old = tf.cast(old, wide)
-    new = tf.cast(tf.add_n([-total * wide_old, pull, wide_old]), dtype)
+    def _weigh(self, seen: Optional[tf.Tensor] = None, check: bool = True) -> tf.Tensor:
+        rows = Rows(self._dtype, self._group, self._sizes, self._weigher.read_rate, seen)
+        return tf.expand_dims(tf.stop_gradient(self._weigher.weigh(rows, check)), 1)
 
-    # Write. Nothing is written before everything is read.
-    result = tf.gather(new if read == "after" else old, index)
-    more = tf.cast(sizes, tf.int64)
-    with tf.control_dependencies(checks.ops + [new, old] + seen):
-        writes = [write_rows(centers.ctrs, classes, new)]
-        if centers.counts is not None:
-            writes.append(add_to_rows(centers.counts, classes, more))
-    return Update(result, writes)
-
-
-def _hide_constants(labels: tf.Tensor) -> tf.Tensor:
-    """The same labels, hidden from TensorFlow's constant folding.
-
-    If it knows that there are no rows, it divides by their number and crashes the process.
-    """
-    return tf.placeholder_with_default(labels, [labels.shape.as_list()[0] or None])
+    def _sum(self, weights: tf.Tensor) -> Tuple[tf.Tensor, tf.Tensor]:
+        """What the rows of each class weigh, `[U, 1]`, and their weighted sum, `[U, D]`."""
+        total = tf.segment_sum(weights, self._group)
+        return total, tf.segment_sum(weights * self._embeds, self._group)

@@ -1,145 +1,128 @@
-"""The only module that creates variables, or looks up those of a caller."""
+"""The variables of a caller, found by name; counts, created where there are none."""
 
 import contextlib
 import re
-import weakref
 from typing import Any, Dict, List, Union
 
 import numpy as np
 import tensorflow.compat.v1 as tf
 from tensorflow import Variable  # compat.v1's Variable leaves out TF2's resource variables
 
-from tf_centers import arguments
-from tf_centers.access import colocated, is_ref, outside_graphs
-from tf_centers.arguments import as_written
-from tf_centers.centers import (
-    FLOAT_DTYPES,
-    EmbedCenters,
-    Table,
-    as_table,
-    check_replicas,
-    counts_name,
-    find_counts,
-    find_variable,
-    join,
-)
+from tf_centers.access import in_tf2_code, is_ref, notes
+from tf_centers.tables import EmbedCenters, Table, add_counts, as_table
 
 CentersLike = Union[str, EmbedCenters, Variable]
 
 _NONE_SEEN = np.zeros([], np.int64)
-# For each graph, the tables without counts whose counts a call would have used, and that call.
-_uncounted: Any = weakref.WeakKeyDictionary()
 
 
-@as_written
-def create_embed_centers(
-    num_classes: int,
-    num_dims: int,
-    scope: str = "embed",
-    dtype: Any = tf.float32,
-    initializer: Any = None,
-    initial_counts: Any = 0,
-) -> EmbedCenters:
-    """Creates the variables `<scope>/ctrs` and `<scope>/ctrs_count`.
-
-    Neither is trainable. Both are in the global collection, so that `tf.train.Saver` saves them. A
-    scope that reuses variables returns existing ones. Under a partitioner
-    (`tf.fixed_size_partitioner`) both are `PartitionedVariable`s, split by rows into shards. In the
-    scope of a `tf.distribute` strategy, every replica gets a copy, from TensorFlow 2.4 on.
-
-    Args:
-      num_classes: Python integer C, at least 1.
-      num_dims: Python integer D, at least 1.
-      scope: name of the variable scope, below the current one.
-      dtype: floating dtype of the centers; the counts are int64.
-      initializer: initializer, tensor or array `[C, D]` for the centers; None is zeros.
-      initial_counts: how many rows the initial value of each class stands for, an integer that is
-        at least 0 or integers `[C]`. A class with 1 or more counts as seen.
-
-    Returns:
-      `EmbedCenters(ctrs [C, D], counts [C])`.
-
-    Raises:
-      ValueError: a size below 1; a count below 0; not one count per class; `ctrs` already exists,
-        and the scope does not reuse it or it has another shape or dtype; a partitioner that splits
-        columns; a distribution strategy with several replicas before TensorFlow 2.4.
-      TypeError: a size or count that is not an integer, a scope that is not a string, a dtype that
-        is not floating.
-    """
-    caller = "create_embed_centers"
-    num_classes = arguments.as_size(caller, "num_classes", num_classes)
-    num_dims = arguments.as_size(caller, "num_dims", num_dims)
-    if not isinstance(scope, str):
-        raise TypeError(f"{caller}: scope must be a string, got {scope!r}")
-    dtype = _as_float_dtype(caller, dtype)
-    initial = arguments.as_row_counts(caller, "initial_counts", initial_counts, num_classes)
-    check_replicas(caller, tf.distribute.get_strategy().num_replicas_in_sync)
-    shape = [num_classes, num_dims]
-    name = join(tf.get_variable_scope().name, scope, "ctrs")
-    ctrs = find_variable(name)
-    if ctrs is None:
-        ctrs = _make_ctrs(caller, scope, shape, dtype, initializer)
-    elif not tf.get_variable_scope().reuse:
-        raise ValueError(
-            f"{caller}: {name} already exists; pass it as centers to the other calls, or create it "
-            "in a scope with reuse=tf.AUTO_REUSE"
-        )
-    table = as_table(caller, ctrs)
-    if table.shape != shape or table.dtype != dtype:
-        raise ValueError(
-            f"{caller}: expected {name} of shape {shape} and {dtype.name}, found shape "
-            f"{table.shape} and {table.dtype.name}"
-        )
-    counts = find_counts(table.name)
-    if counts is None:
-        counts = _make_counts(caller, table, initial)
-    as_table(caller, ctrs, counts)
-    return EmbedCenters(ctrs, counts)
-
-
-def find_table(
-    caller: str, centers: CentersLike, needs_counts: bool = False, with_counts: bool = True
-) -> Table:
+def find_table(caller: str, centers: CentersLike, counts: str = "existing") -> Table:
     """Turns what a caller passed as `centers` into a checked table.
 
-    Existing counts are always found, unless `with_counts` is False. If there are none and
-    `needs_counts` is True, they are created beside the centers.
+    `counts` is "ignore", "existing" for those that there are, or "required" to create them beside
+    the centers if there are none.
     """
     given = centers if isinstance(centers, EmbedCenters) else EmbedCenters(centers)
     if isinstance(given.ctrs, str):
         given = given._replace(ctrs=_find_by_scope(caller, given.ctrs))
     table = as_table(caller, given.ctrs)
-    if not with_counts:
+    if counts == "ignore":
         return table
-    counts = given.counts
-    if counts is None:
-        counts = find_counts(table.name)
-    if counts is None and needs_counts:
-        if outside_graphs():
+    found = find_counts(table.name) if given.counts is None else given.counts
+    if found is None and counts == "required":
+        if in_tf2_code():
             raise ValueError(
                 f"{caller}: this updater needs counts, and outside of a graph they are not found "
                 "by name; pass centers=EmbedCenters(ctrs, counts) with counts an int64 variable "
                 f"of shape [{table.shape[0]}]"
             )
-        counts = _make_counts(caller, table)
-    return as_table(caller, given.ctrs, counts)
+        found = make_counts(caller, table)
+    if found is None:
+        if not in_tf2_code():
+            # To warn if counts are created later.
+            notes("no counts").setdefault(table.name, set()).add(caller)
+        return table
+    return add_counts(caller, table, found)
 
 
-def note_counts(caller: str, table: Table) -> None:
-    """Remembers a call that uses counts only if they exist, to warn if they are created later."""
-    if not table.has_counts and not outside_graphs():
-        with tf.init_scope():
-            _uncounted.setdefault(tf.get_default_graph(), {})[table.name] = caller
+def join(*names: str) -> str:
+    """The name of a variable below scopes, any of which may be empty."""
+    return "/".join(name.strip("/") for name in names if name.strip("/"))
 
 
-def _as_float_dtype(caller: str, dtype: Any) -> tf.DType:
-    try:
-        converted = tf.as_dtype(dtype)
-    except TypeError as error:
-        raise TypeError(f"{caller}: dtype must be a floating dtype, got {dtype!r}") from error
-    if converted not in FLOAT_DTYPES:
-        raise TypeError(f"{caller}: dtype must be a floating dtype, got {converted.name}")
-    return converted
+def find_variable(name: str) -> Any:
+    """The variable of the graph that has this name, whole or a `PartitionedVariable`; or None."""
+    shards: List[Any] = []
+    candidates = {v.name: v for v in tf.local_variables() + tf.global_variables()}
+    if f"{name}:0" in candidates:
+        return candidates[f"{name}:0"]
+    while f"{name}/part_{len(shards)}:0" in candidates:
+        shards.append(candidates[f"{name}/part_{len(shards)}:0"])
+    return _put_together(name, shards) if shards else None
+
+
+def find_counts(name: str) -> Any:
+    """The counts beside the centers of this name, or None."""
+    # Names of eager variables are not unique.
+    return None if in_tf2_code() else find_variable(counts_name(name))
+
+
+def counts_name(name: str) -> str:
+    return f"{name}_count"
+
+
+def make_counts(caller: str, table: Table, initial: np.ndarray = _NONE_SEEN) -> Any:
+    """Creates the counts of a table, split and placed as its centers are."""
+    full_name = counts_name(table.name)
+    scope, _, name = full_name.rpartition("/")
+    ctrs = [shard.ctrs for shard in table.shards]
+
+    def initialize(shape: Any, dtype: Any = tf.int64, partition_info: Any = None) -> tf.Tensor:
+        start = partition_info.var_offset[0] if partition_info is not None else 0
+        rows = initial if initial.ndim == 0 else initial[start : start + shape[0]]
+        return zeros(shape, dtype) + rows
+
+    def beside(op: tf.Operation) -> str:
+        part = re.match(re.escape(full_name) + r"(?:/part_(\d+))?$", op.name)
+        return str(ctrs[int(part.group(1) or 0)].device if part else op.device)
+
+    # In a new scope, so that neither `reuse` nor a custom getter of the caller's scope applies;
+    # init_scope leaves any control flow or function that the caller is in.
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(tf.init_scope())
+        if not tf.executing_eagerly():
+            operations = tf.get_default_graph().get_operations()
+            if any(op.name == full_name for op in operations):
+                raise ValueError(
+                    f"{caller}: the count of {table.name} would be {full_name}, but an op that is "
+                    "no variable of this graph has that name; pass EmbedCenters(ctrs, counts)"
+                )
+            earlier = notes("no counts").pop(table.name, None)
+            if earlier is not None:
+                tf.logging.warning(
+                    f"{caller}: {' and '.join(sorted(earlier))}, built before the counts of "
+                    f"{table.name}, will ignore them; build {caller} first, or make the centers "
+                    "with create_embed_centers"
+                )
+            # The devices and the colocation in force are the caller's.
+            stack.enter_context(tf.get_default_graph().colocate_with(None, ignore_existing=True))
+            stack.enter_context(tf.device(beside))
+        how: Dict[str, Any] = {"trainable": False, "use_resource": not is_ref(ctrs[0])}
+        if table.partitioned:  # evenly, as tf.get_variable has split the centers
+            how["partitioner"] = lambda **_: [len(ctrs)]
+        new_scope = tf.VariableScope(reuse=False, name=scope)
+        stack.enter_context(tf.variable_scope(new_scope, auxiliary_name_scope=False))
+        return tf.get_variable(name, table.shape[:1], tf.int64, initialize, **how)
+
+
+def zeros(shape: Any, dtype: Any = tf.float32, partition_info: Any = None) -> tf.Tensor:
+    """Zeros that take memory only once."""
+    # Not tf.zeros, whose constant the graph would keep, and a variable would share until its first
+    # update: a second table in memory for as long as the session lives.
+    del partition_info
+    # TensorFlow 1.15 has no such op for bfloat16 where a ref variable asks for it.
+    empty = tf.float32 if dtype == tf.bfloat16 else dtype
+    return tf.cast(tf.raw_ops.Empty(shape=shape, dtype=empty, init=True), dtype)
 
 
 def _find_by_scope(caller: str, scope: str) -> Any:
@@ -149,7 +132,7 @@ def _find_by_scope(caller: str, scope: str) -> Any:
         found = find_variable(name)
         if found is not None:
             return found
-    if outside_graphs():
+    if in_tf2_code():
         raise ValueError(
             f"{caller}: centers={scope!r} names a variable scope of a graph; called eagerly or "
             "inside a tf.function, pass centers=EmbedCenters(ctrs, counts) with the variables"
@@ -164,8 +147,9 @@ def _find_by_scope(caller: str, scope: str) -> Any:
     raise ValueError(
         f"{missing} in this graph; make it first with "
         f"tf_centers.create_embed_centers(num_classes, num_dims, scope={scope!r}), or with "
-        f"tf.get_variable('ctrs', [num_classes, num_dims]) under tf.variable_scope({scope!r}); "
-        "a table of another name is passed as the variable itself"
+        "tf.get_variable('ctrs', [num_classes, num_dims], initializer=tf.zeros_initializer(), "
+        f"trainable=False) under tf.variable_scope({scope!r}); a table of another name is passed "
+        "as the variable itself"
     )
 
 
@@ -176,90 +160,21 @@ def _find_scopes() -> List[str]:
     return sorted({match.group(1).rstrip("/") for match in found if match})
 
 
-def _make_ctrs(caller: str, scope: str, shape: List[int], dtype: tf.DType, init: Any) -> Any:
-    partitioner = tf.get_variable_scope().partitioner
-    if partitioner is not None:
-        split = partitioner(shape=tf.TensorShape(shape), dtype=dtype)
-        if list(split[1:]) != [1]:
-            raise ValueError(
-                f"{caller}: the partitioner of the variable scope must split centers of shape "
-                f"{shape} by rows alone, got parts {list(split)}"
+def _put_together(name: str, shards: List[Any]) -> Any:
+    """The `PartitionedVariable` of these shards; None if they are not shards of this name.
+
+    After `tf.train.import_meta_graph` only the shards are left, which are returned as a tuple.
+    """
+    info = shards[0].to_proto().save_slice_info_def
+    if info.full_name != name:
+        return None
+    shape, part = list(info.full_shape), list(info.var_shape)
+    split = [len(shards) if part[axis] < shape[axis] else 1 for axis in range(len(shape))]
+    scope, _, last = name.rpartition("/")
+    with tf.variable_scope(tf.VariableScope(reuse=True, name=scope), auxiliary_name_scope=False):
+        try:
+            return tf.get_variable(
+                last, shape, dtype=shards[0].dtype.base_dtype, partitioner=lambda **_: split
             )
-    try:
-        if init is None:
-            init = _zeros
-        elif not callable(init):
-            init = tf.cast(tf.convert_to_tensor(init), dtype)
-            if init.shape.as_list() != shape:
-                raise ValueError(f"initializer must have shape {shape}, got {init.shape}")
-        with tf.variable_scope(scope) as here:
-            here.set_regularizer(None)
-            if callable(init):
-                return tf.get_variable("ctrs", shape, dtype, init, trainable=False)
-            return tf.get_variable("ctrs", initializer=init, trainable=False)
-    except (TypeError, ValueError) as error:
-        raise type(error)(f"{caller}: {error}") from error
-
-
-def _zeros(shape: Any, dtype: Any = tf.float32, partition_info: Any = None) -> tf.Tensor:
-    # Not tf.zeros, whose constant the graph would keep, and a variable would share until its first
-    # update: a second table in memory for as long as the session lives.
-    del partition_info
-    # TensorFlow 1.15 has no such op for bfloat16 where a ref variable asks for it.
-    empty = tf.float32 if dtype == tf.bfloat16 else dtype
-    return tf.cast(tf.raw_ops.Empty(shape=shape, dtype=empty, init=True), dtype)
-
-
-def _make_counts(caller: str, table: Table, initial: np.ndarray = _NONE_SEEN) -> Any:
-    def initialize(shape: Any, dtype: Any = tf.int64, partition_info: Any = None) -> tf.Tensor:
-        start = partition_info.var_offset[0] if partition_info is not None else 0
-        rows = initial if initial.ndim == 0 else initial[start : start + shape[0]]
-        return _zeros(shape, dtype) + rows
-
-    full_name = counts_name(table.name)
-    scope, _, name = full_name.rpartition("/")
-    ctrs = [shard.ctrs for shard in table.shards]
-    # In a new scope, so that neither `reuse` nor a custom getter of the caller's scope applies;
-    # init_scope leaves any control flow or function that the caller is in.
-    with tf.init_scope():
-        graph = tf.get_default_graph()
-        if not tf.executing_eagerly():
-            if ctrs[0].graph is not graph:
-                raise ValueError(f"{caller}: {ctrs[0].name} belongs to another graph")
-            if any(op.name == full_name for op in graph.get_operations()):
-                raise ValueError(
-                    f"{caller}: the count of {table.name} would be {full_name}, but an op that is "
-                    "no variable of this graph has that name; pass EmbedCenters(ctrs, counts)"
-                )
-        earlier = _uncounted.get(graph, {}).pop(table.name, None)
-        if earlier is not None:
-            tf.logging.warning(
-                f"{caller}: made counts of {table.name}, which {earlier}, built before, does not "
-                "use; build it after the first call that counts rows, or make the centers with "
-                "create_embed_centers"
-            )
-        how: Dict[str, Any] = {"trainable": False, "use_resource": not is_ref(ctrs[0])}
-        if table.partitioned:
-            # Split evenly, as tf.get_variable has split the centers.
-            how["partitioner"] = lambda **_: [len(ctrs)]
-            place = contextlib.ExitStack()
-            place.enter_context(tf.device(None))  # the devices in force are the caller's
-            place.enter_context(tf.device(_place_beside(ctrs, full_name)))
-        elif table.replicas > 1:
-            place = contextlib.ExitStack()  # The strategy puts each copy beside that of ctrs.
-        else:
-            place = colocated(ctrs[0])
-        with place, tf.variable_scope(
-            tf.VariableScope(reuse=False, name=scope), auxiliary_name_scope=False
-        ):
-            return tf.get_variable(name, table.shape[:1], tf.int64, initialize, **how)
-
-
-def _place_beside(ctrs: List[Any], name: str) -> Any:
-    """A device function that places each shard of the counts beside that of the centers."""
-
-    def place(op: tf.Operation) -> str:
-        part = re.match(re.escape(name) + r"/part_(\d+)", op.name)
-        return str(ctrs[int(part.group(1))].device if part else op.device)
-
-    return place
+        except ValueError:
+            return tuple(shards)

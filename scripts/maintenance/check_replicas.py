@@ -17,10 +17,11 @@ from typing import NamedTuple
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 ROOT = pathlib.Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT))
+sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
 import numpy as np  # noqa: E402
 import tensorflow as tf  # noqa: E402
+import updaters  # noqa: E402
 
 import tf_centers  # noqa: E402
 
@@ -28,21 +29,9 @@ MOST_REPLICAS = 8
 STEPS = 3
 
 
-class OwnUpdater(tf_centers.Updater):
-    def row_weights(self, rows):
-        return 0.1 * rows.later / rows.sizes
-
-
-UPDATERS = {
-    "default": lambda rate: None,
-    "mean": lambda rate: tf_centers.CumulativeMean(),
-    "window": lambda rate: tf_centers.ExponentialWindow(rate),
-    "debiased": lambda rate: tf_centers.ExponentialWindow(rate, debias=True),
-    "averaged": lambda rate: tf_centers.ExponentialWindow(rate, duplicates="mean"),
-    "summed": lambda rate: tf_centers.ExponentialWindow(rate, duplicates="sum"),
-    "wen": lambda rate: tf_centers.WenUpdate(rate),
-    "own": lambda rate: OwnUpdater(),
-}
+UPDATERS = {name: entry.make for name, entry in updaters.UPDATERS.items()}
+UPDATERS["default"] = lambda rate: None
+UPDATERS["own"] = lambda rate: updaters.Weighted(lambda n, k, later: 0.1 * later / k)
 
 
 class Setting(NamedTuple):

@@ -35,7 +35,11 @@ SWAPS = {
     ast.IsNot: ast.Is,
 }
 
-flags.DEFINE_list("modules", ["update", "updaters", "sharding", "access"], "Modules to edit.")
+flags.DEFINE_list(
+    "modules",
+    ["update", "row_weights", "updaters", "sharding", "batch", "access"],
+    "Modules to edit.",
+)
 flags.DEFINE_list("tests", ["tests/core"], "Arguments for pytest.")
 
 

@@ -3,18 +3,11 @@
 import pytest
 import tensorflow
 import tensorflow.compat.v1 as tf
-from helpers import B, C, D, make_batch, make_centers
+from helpers import MEAN, B, D, make_batch, make_centers
+from tf2_code import as_called, eager_centers, eager_or_function, in_tf2
+from updaters import UPDATERS, WITH_RATE, Weighted
 
 import tf_centers
-
-MEAN = tf_centers.CumulativeMean()
-
-
-class Own(tf_centers.Updater):
-    needs_counts = True
-
-    def row_weights(self, rows):
-        return 0.5 / (rows.sizes + rows.seen)
 
 
 def holder(value):
@@ -43,19 +36,16 @@ def distances(embeds, centers):
     return tf.gradients(tf_centers.center_distances(embeds, centers), embeds)
 
 
+def updated_by(make, rate):
+    return lambda *batch: get(*batch, make(rate))
+
+
 CALLS = {
-    "mean": get,
-    "window": lambda *batch: get(*batch, None),
-    "window of decay 0": lambda *batch: get(*batch, tf_centers.ExponentialWindow(0.0)),
-    "window of decay 1": lambda *batch: get(*batch, tf_centers.ExponentialWindow(1.0)),
-    "debiased": lambda *batch: get(*batch, tf_centers.ExponentialWindow(0.0, debias=True)),
-    "tensor decay": lambda *batch: get(
-        *batch, tf_centers.ExponentialWindow(holder(0.0), debias=True)
-    ),
-    "averaged": lambda *batch: get(*batch, tf_centers.ExponentialWindow(duplicates="mean")),
-    "summed": lambda *batch: get(*batch, tf_centers.ExponentialWindow(duplicates="sum")),
-    "wen": lambda *batch: get(*batch, tf_centers.WenUpdate()),
-    "own": lambda *batch: get(*batch, Own()),
+    **{name: updated_by(entry.make, entry.rate) for name, entry in UPDATERS.items()},
+    **{f"{name} at 0": updated_by(entry.make, 0.0) for name, entry in WITH_RATE.items()},
+    "window at 1": updated_by(tf_centers.ExponentialWindow, 1.0),
+    "tensor": lambda *batch: get(*batch, UPDATERS["debiased"].make(holder(0.0))),
+    "own": lambda *batch: get(*batch, Weighted(lambda n, k, later: 0.5 / (k + n))),
     "masked": lambda *batch: get(*batch, mask=batch[1] > 1),
     "before": lambda *batch: get(*batch, read="before"),
     "switch": lambda *batch: get(*batch, is_training=holder(True)),
@@ -103,14 +93,11 @@ def test_enable_check_numerics(name):
         tensorflow.debugging.disable_check_numerics()
 
 
-@pytest.mark.eager
-@pytest.mark.skipif(not tf.executing_eagerly(), reason="TensorFlow 2.x only")
-@pytest.mark.parametrize("how", ["eager", "function"])
+@in_tf2
+@eager_or_function
 @pytest.mark.parametrize("training", [True, False])
 def test_enable_check_numerics_in_tf2_code(training, how):
-    centers = tf_centers.EmbedCenters(
-        tensorflow.Variable(tf.zeros([C, D])), tensorflow.Variable(tf.zeros([C], tf.int64))
-    )
+    centers = eager_centers()
 
     def step(embeds, labels):
         return get(embeds, labels, centers, is_training=training)
@@ -118,8 +105,7 @@ def test_enable_check_numerics_in_tf2_code(training, how):
     embeds, labels = make_batch(0)
     tensorflow.debugging.enable_check_numerics()
     try:
-        step = tensorflow.function(step) if how == "function" else step
-        rows = step(tf.constant(embeds, tf.float32), tf.constant(labels))
+        rows = as_called(how, step)(tf.constant(embeds, tf.float32), tf.constant(labels))
     finally:
         tensorflow.debugging.disable_check_numerics()
     assert rows.numpy().any() == training

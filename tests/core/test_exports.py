@@ -6,17 +6,12 @@ import numpy as np
 import pytest
 import tensorflow
 import tensorflow.compat.v1 as tf
-from helpers import C, D, make_centers
+from helpers import MEAN, C, D, make_centers
+from tf2_code import in_tf2, needs_gathers
 
 import tf_centers
 
-MEAN = tf_centers.CumulativeMean()
 TWO_ROWS = np.array([[1.0] * D, [3.0] * D], np.float32)
-
-needs_tf2 = pytest.mark.skipif(
-    not hasattr(tensorflow, "function") or tf.__version__.startswith("1."),
-    reason="functions with variables are saved by TensorFlow 2",
-)
 
 
 class Module(tensorflow.Module):
@@ -50,8 +45,7 @@ class Module(tensorflow.Module):
         return tf_centers.nearest_centers(embeds, self.centers).labels
 
 
-@needs_tf2
-@pytest.mark.eager
+@in_tf2
 def test_functions_that_lock_are_saved_loaded_and_called(tmp_path):
     module = Module()
     module.update(TWO_ROWS, [1, 1])
@@ -70,11 +64,9 @@ def test_functions_that_lock_are_saved_loaded_and_called(tmp_path):
         assert loaded.counts.numpy()[1:3].tolist() == [8, 4]
 
 
-@pytest.mark.eager
+@in_tf2
 def test_object_checkpoint(tmp_path):
     """`tf.train.Checkpoint` keeps the variables that an object holds."""
-    if not tf.executing_eagerly():
-        pytest.skip("TensorFlow 1.15 executes graphs by default")
     module = Module()
     module.update(TWO_ROWS, [1, 2])
     path = tensorflow.train.Checkpoint(module=module).save(str(tmp_path / "ckpt"))
@@ -116,48 +108,56 @@ def test_simple_save(use_locking, use_resource, tmp_path):
 
 
 def model_fn(features, labels, mode, params):
-    """A linear embedding of two classes with the centers beside it."""
+    """Two classes and more, with the centers beside an embedding that stays as it is."""
     estimator = params["estimator"]
     with tf.variable_scope("", use_resource=params["use_resource"]):
-        embeds = tf.matmul(features["x"], tf.get_variable("kernel", [D, D]))
+        kernel = tf.get_variable("kernel", [D, D], initializer=tf.zeros_initializer())
+        embeds = features["x"] + tf.matmul(features["x"], kernel)
         centers = tf_centers.create_embed_centers(C, D)
+    nearest = tf_centers.nearest_centers(embeds, centers).labels[:, 0]
     if mode == estimator.ModeKeys.PREDICT:
-        nearest = tf_centers.nearest_centers(embeds, centers).labels
         return estimator.EstimatorSpec(mode, {"nearest": nearest})
     rows = tf_centers.get_embed_centers(
         embeds, labels, MEAN, centers, is_training=mode == estimator.ModeKeys.TRAIN
     )
     loss = tf.reduce_mean(tf_centers.center_loss(embeds, rows))
-    step = tf.train.get_or_create_global_step()
-    train = tf.train.GradientDescentOptimizer(1e-3).minimize(loss, step)
-    return estimator.EstimatorSpec(mode, loss=loss, train_op=train)
+    step = tf.train.GradientDescentOptimizer(0.0).minimize(loss, tf.train.get_global_step())
+    accuracy = {"accuracy": tf.metrics.accuracy(labels, nearest)}
+    return estimator.EstimatorSpec(mode, None, loss, step, accuracy)
 
 
-def test_estimator_trains_restarts_and_exports(use_resource, tmp_path):
-    estimator = getattr(tf, "estimator", None)
-    if not hasattr(estimator, "Estimator"):
-        pytest.skip("this TensorFlow has no Estimator")
+@pytest.mark.skipif(not hasattr(tf, "estimator"), reason="this TensorFlow has no Estimator")
+@pytest.mark.parametrize("replicas", [None, 1 if needs_gathers.args[0] else 2])
+def test_estimator_trains_restarts_and_exports(replicas, use_resource, tmp_path):
+    # Four batches, the last of one row: two steps on two replicas.
+    values = np.float32([[0], [2], [9], [7], [5], [7], [1]]) * np.ones(D, np.float32)
+    labels, expected = np.array([0, 0, 1, 1, 2, 2, 0]), [3, 2, 2] + [0] * (C - 3)
 
     def batches():
-        return tf.data.Dataset.from_tensors(({"x": TWO_ROWS}, [1, 2])).repeat(3)
+        return tf.data.Dataset.from_tensor_slices(({"x": values}, labels)).batch(2)
 
-    params = {"use_resource": use_resource, "estimator": estimator}
+    how = {"params": {"use_resource": use_resource, "estimator": tf.estimator}}
+    if replicas:
+        devices = [f"/device:CPU:{place}" for place in range(replicas)]
+        strategy = tensorflow.distribute.MirroredStrategy(devices)
+        cpus = tf.ConfigProto(device_count={"CPU": replicas})
+        how["config"] = tf.estimator.RunConfig(
+            train_distribute=strategy, eval_distribute=strategy, session_config=cpus
+        )
     for run in (1, 2):  # A new Estimator goes on from the checkpoint of the one before.
-        model = estimator.Estimator(model_fn, str(tmp_path / "model"), params=params)
-        model.train(batches, steps=3)
-        assert model.get_variable_value("embed/ctrs_count").tolist() == [0, 3 * run, 3 * run] + [
-            0
-        ] * (C - 3)
-    model.evaluate(batches, steps=1)
-    assert model.get_variable_value("embed/ctrs_count")[1] == 6
-    receiver = estimator.export.build_raw_serving_input_receiver_fn(
+        model = tf.estimator.Estimator(model_fn, str(tmp_path / "model"), **how)
+        model.train(batches)
+        counts = model.get_variable_value("embed/ctrs_count")
+        np.testing.assert_array_equal(counts, np.multiply(run, expected))
+    ctrs = model.get_variable_value("embed/ctrs")
+    np.testing.assert_allclose(ctrs[:3], np.outer([1, 8, 6], np.ones(D)), rtol=1e-6)
+    assert model.evaluate(batches)["accuracy"] == 1.0
+    assert model.get_variable_value("embed/ctrs_count")[0] == 6
+    receiver = tf.estimator.export.build_raw_serving_input_receiver_fn(
         {"x": tf.placeholder(tf.float32, [None, D])}
     )
-    path = model.export_saved_model(str(tmp_path / "export"), receiver)
+    path = os.fsdecode(model.export_saved_model(str(tmp_path / "export"), receiver))
     with tf.Graph().as_default(), tf.Session() as session:
-        signature = tf.saved_model.load(session, ["serve"], os.fsdecode(path)).signature_def
-        signature = signature["serving_default"]
-        found = session.run(
-            signature.outputs["nearest"].name, {signature.inputs["x"].name: TWO_ROWS}
-        )
-    assert found.tolist() == [[1], [2]]
+        signature = tf.saved_model.load(session, ["serve"], path).signature_def["serving_default"]
+        feed = {signature.inputs["x"].name: TWO_ROWS}
+        assert session.run(signature.outputs["nearest"].name, feed).tolist() == [0, 0]

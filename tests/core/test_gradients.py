@@ -4,38 +4,11 @@ import numpy as np
 import pytest
 import tensorflow.compat.v1 as tf
 from helpers import C, D, initialized_session, make_batch, make_centers, make_ctrs
+from updaters import UPDATERS
 
 import tf_centers
 
 B = 9
-RATE = 0.3
-UPDATERS = {
-    "cumulative": tf_centers.CumulativeMean(),
-    "window": tf_centers.ExponentialWindow(0.7),
-    "debiased": tf_centers.ExponentialWindow(0.7, debias=True),
-    "averaged": tf_centers.ExponentialWindow(0.7, duplicates="mean"),
-    "summed": tf_centers.ExponentialWindow(0.7, duplicates="sum"),
-    "wen": tf_centers.WenUpdate(RATE),
-}
-
-
-def weights_by_hand(name, labels, seen, mask):
-    """Row weights w `[B]` as the table of updaters states them."""
-    weights = np.zeros(len(labels))
-    for label in set(labels):
-        rows = [i for i in range(len(labels)) if labels[i] == label and mask[i]]
-        k = len(rows)
-        for j, row in enumerate(rows, start=1):
-            window = RATE * (1 - RATE) ** (k - j)
-            weights[row] = {
-                "cumulative": 1 / (seen + k) if k else 0,
-                "window": window,
-                "debiased": window / (1 - (1 - RATE) ** (seen + k)),
-                "averaged": RATE / k if k else 0,
-                "summed": RATE,
-                "wen": RATE / (1 + k),
-            }[name]
-    return weights
 
 
 @pytest.mark.parametrize("name", sorted(UPDATERS))
@@ -45,14 +18,14 @@ def test_derivatives_are_the_row_weights(name, how, use_resource):
     embeds, labels = make_batch(5, rows=B)
     mask = rng.rand(B) < 0.7 if how == "masked" else np.ones(B, bool)
     assert how != "masked" or not mask.all()
-    partitioner = tf.fixed_size_partitioner(3) if how == "shards" else None
-    with tf.variable_scope("", partitioner=partitioner):
-        centers = make_centers(tf_centers, use_resource, dtype=tf.float64)
+    centers = make_centers(
+        tf_centers, use_resource, shards=3 if how == "shards" else None, dtype=tf.float64
+    )
     holder = tf.placeholder(tf.float64, [None, D])
     rows = tf_centers.get_embed_centers(
         holder,
         labels,
-        UPDATERS[name],
+        UPDATERS[name].updater,
         centers,
         mask=mask if how == "masked" else None,
         use_locking=how == "locked",
@@ -61,8 +34,10 @@ def test_derivatives_are_the_row_weights(name, how, use_resource):
     )
     upstream = rng.randn(B, D)
     gradient = tf.convert_to_tensor(tf.gradients(rows, holder, upstream)[0])
-    weights = weights_by_hand(name, labels, 0, mask)
     same = (labels[:, None] == labels) & mask[:, None] & mask
+    later = (same & (np.arange(B)[:, None] < np.arange(B))).sum(axis=1)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        weights = np.where(mask, UPDATERS[name].weigh(0, same.sum(axis=1), later), 0)
     expected = weights[:, None] * (same.T @ upstream)
     with initialized_session() as session:
         found = session.run(gradient, {holder: embeds})
@@ -115,3 +90,18 @@ def test_rows_of_before_have_no_gradient_to_ask_for():
         tf_centers.get_embed_centers(np.ones([1, D]), [1], read="before", stop_gradient=False)
     with pytest.raises(TypeError, match="^get_embed_centers: stop_gradient must be True or False"):
         tf_centers.get_embed_centers(np.ones([1, D]), [1], stop_gradient=0)
+
+
+@pytest.mark.parametrize("switch", [True, False, "tensor"])
+def test_none_reaches_a_trainable_table(switch, use_resource):
+    ctrs = tf.get_variable("table", [C, D], use_resource=use_resource)
+    embeds = tf.ones([B, D])
+    rows = tf_centers.get_embed_centers(
+        embeds,
+        tf.zeros([B], tf.int32),
+        centers=ctrs,
+        is_training=tf.placeholder(tf.bool, []) if switch == "tensor" else switch,
+        stop_gradient=False,
+    )
+    assert tf.gradients(rows, [ctrs]) == [None]
+    assert (tf.gradients(rows, [embeds]) == [None]) == (switch is False)

@@ -6,9 +6,9 @@ import weakref
 
 import numpy as np
 import pytest
-import reference
 import tensorflow.compat.v1 as tf
-from helpers import initialized_session, make_centers
+from helpers import MEAN, initialized_session, make_centers, placeholders, read_state
+from updaters import UPDATERS, WITH_RATE, Weighted
 
 import tf_centers
 
@@ -18,9 +18,7 @@ DECAY = 0.9995
 
 
 def make_table(shards, use_resource):
-    partitioner = tf.fixed_size_partitioner(shards) if shards > 1 else None
-    with tf.variable_scope("", partitioner=partitioner):
-        return make_centers(tf_centers, use_resource, CLASSES, DIMS)
+    return make_centers(tf_centers, use_resource, CLASSES, DIMS, shards if shards > 1 else None)
 
 
 def run_threads(work):
@@ -40,14 +38,6 @@ def run_threads(work):
         thread.join()
     if errors:
         raise errors[0]
-
-
-def read_state(session, centers):
-    state = []
-    for variable in centers:
-        parts = session.run(list(variable) if hasattr(variable, "as_tensor") else [variable])
-        state.append(np.concatenate(parts))
-    return state
 
 
 @pytest.mark.parametrize("shards", [1, 2])
@@ -100,11 +90,8 @@ def test_every_update_is_one_step(call, shards, use_resource):
 @pytest.mark.parametrize("shards", [1, 2])
 def test_cumulative_mean_of_all_threads(shards, use_resource):
     centers = make_table(shards, use_resource)
-    embeds = tf.placeholder(tf.float32, [None, DIMS])
-    labels = tf.placeholder(tf.int64, [None])
-    update = tf_centers.update_embed_centers(
-        embeds, labels, tf_centers.CumulativeMean(), centers, use_locking=True
-    )
+    embeds, labels = placeholders(DIMS)
+    update = tf_centers.update_embed_centers(embeds, labels, MEAN, centers, use_locking=True)
     rng = np.random.RandomState(1)
     batches = rng.randint(0, CLASSES, [THREADS, STEPS, ROWS])
     rows = (rng.randn(THREADS, STEPS, ROWS, DIMS) + batches[..., None] % 7).astype(np.float32)
@@ -122,23 +109,6 @@ def test_cumulative_mean_of_all_threads(shards, use_resource):
         np.testing.assert_allclose(ctrs[label], mean, rtol=3e-6, atol=1e-6)
 
 
-def test_two_locked_calls_in_one_step(use_resource):
-    centers = make_table(1, use_resource)
-    mean = tf_centers.CumulativeMean()
-    calls = [
-        tf_centers.update_embed_centers(
-            np.full([2, DIMS], value, np.float32), [3, 3], mean, centers, use_locking=True
-        )
-        for value in (1.0, 4.0)
-    ]
-    with initialized_session() as session:
-        for _ in range(5):
-            session.run(calls)
-        ctrs, counts = read_state(session, centers)
-    assert counts[3] == 20
-    np.testing.assert_allclose(ctrs[3], 2.5, rtol=1e-6)
-
-
 def test_two_graphs_name_one_lock(use_resource):
     """As those of two workers do: a server has one lock of each name, whoever asks for it."""
     names = []
@@ -154,26 +124,6 @@ def test_two_graphs_name_one_lock(use_resource):
     assert set(names[0]) == set(names[1]) and len(set(names[0])) == 2
 
 
-@pytest.mark.parametrize("formula", ["cumulative", "window"])
-def test_locked_in_every_formulation(formula, use_resource, control_flow):
-    updater, rule = {
-        "cumulative": (tf_centers.CumulativeMean(), reference.cumulative_mean),
-        "window": (None, reference.exponential_window),
-    }[formula]
-    centers = make_table(2, use_resource)
-    rng = np.random.RandomState(2)
-    embeds = tf.placeholder(tf.float32, [None, DIMS])
-    labels = tf.placeholder(tf.int64, [None])
-    rows = tf_centers.get_embed_centers(embeds, labels, updater, centers, use_locking=True)
-    ctrs, counts = np.zeros([CLASSES, DIMS]), np.zeros(CLASSES, int)
-    with initialized_session() as session:
-        for size in (7, 300, 0):
-            batch, batch_labels = rng.randn(size, DIMS), rng.randint(0, CLASSES, size)
-            found = session.run(rows, {embeds: batch, labels: batch_labels})
-            ctrs, counts = reference.apply(rule, ctrs, counts, batch, batch_labels)
-            np.testing.assert_allclose(found, ctrs[batch_labels], atol=1e-5)
-
-
 def test_a_locked_graph_can_be_collected():
     with tf.Graph().as_default() as graph:
         centers = tf_centers.create_embed_centers(3, 2)
@@ -184,30 +134,21 @@ def test_a_locked_graph_can_be_collected():
     assert alive() is None
 
 
-class Shrinking(tf_centers.Updater):
-    """Weights that take a tensor from outside."""
-
-    def __init__(self, scale):
-        self.scale = scale
-
-    def row_weights(self, rows):
-        return self.scale / (1.0 + rows.sizes)
-
-
-@pytest.mark.parametrize(
-    "make, validate",
-    [(Shrinking, True), (tf_centers.WenUpdate, False), (tf_centers.ExponentialWindow, False)],
-)
-def test_the_lock_waits_for_what_the_updater_takes(make, validate, use_resource):
+@pytest.mark.parametrize("validate", [True, False])
+@pytest.mark.parametrize("name", sorted(WITH_RATE) + ["own"])
+def test_the_lock_waits_for_what_the_updater_takes(name, validate, use_resource):
     """Or the second update would hold it and wait for the first, which waits for the lock."""
     centers = make_table(1, use_resource)
     how = dict(centers=centers, use_locking=True)
     first = tf_centers.get_embed_centers(tf.ones([2, DIMS]), [1, 2], **how)
     for _ in range(3):  # Late enough for the second to come first.
         first = tf.matmul(tf.matmul(first, first, transpose_a=True), tf.eye(DIMS))
-    rate = tf.sigmoid(tf.reduce_sum(first))
+    rate = tf.sigmoid(tf.reduce_sum(first)) / 2.0
+    own = Weighted(lambda n, k, later: rate / (1.0 + k))
+    own.rate = rate  # Tensors of an updater are among its attributes.
+    updater = own if name == "own" else UPDATERS[name].make(rate)
     second = tf_centers.get_embed_centers(
-        tf.ones([2, DIMS]), [1, 2], make(rate), validate_args=validate, **how
+        tf.ones([2, DIMS]), [1, 2], updater, validate_args=validate, **how
     )
     init = tf.global_variables_initializer()
     with tf.Session(config=tf.ConfigProto(operation_timeout_in_ms=60000)) as session:

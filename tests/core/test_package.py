@@ -54,17 +54,5 @@ def test_without_tensorflow_one_line_says_what_to_install():
     assert last.startswith("ModuleNotFoundError: tf_centers needs TensorFlow") and "[tens" in last
 
 
-def test_nothing_imports_the_keras_layer():
-    for name, tree in _modules().items():
-        found = {
-            alias.name if node.module == "tf_centers" else node.module.rsplit(".", 1)[-1]
-            for node in ast.walk(tree)
-            if isinstance(node, ast.ImportFrom) and node.module.startswith("tf_centers")
-            for alias in node.names
-        }
-        assert "keras" not in found, name
-        assert "keras_arguments" not in found or name == "keras", name
-
-
 def test_typed_marker():
     assert (PACKAGE / "py.typed").exists()

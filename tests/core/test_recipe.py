@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import reference
 import tensorflow.compat.v1 as tf
-from helpers import initialized_session, make_ctrs
+from helpers import MEAN, initialized_session, make_ctrs
 
 import tf_centers
 
@@ -94,11 +94,8 @@ def test_state_is_saved(use_resource, tmp_path):
     """Facenet saves `tf.trainable_variables()`, in which its centers are not."""
     ctrs = make_ctrs(use_resource, [3, 1])
     tf.get_variable("network", [1])
-    rows = tf_centers.get_embed_centers([[1.0]], [1], tf_centers.CumulativeMean())
-    savers = {
-        "theirs": tf.train.Saver(tf.trainable_variables()),
-        "ours": tf.train.Saver(),
-    }
+    rows = tf_centers.get_embed_centers([[1.0]], [1], MEAN)
+    savers = {"theirs": tf.train.Saver(tf.trainable_variables()), "ours": tf.train.Saver()}
     with initialized_session() as session:
         session.run([rows, ctrs])
         saved = {

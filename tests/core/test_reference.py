@@ -1,35 +1,49 @@
-"""The oracle itself, against arithmetic done by hand."""
-
-import functools
+"""The oracle itself, against arithmetic by hand and against row weights."""
 
 import numpy as np
 import pytest
 import reference
+from updaters import UPDATERS
 
-# One class at 2.0 that has had 3 rows, and now gets 4.0 and then 8.0.
+# One class at 2.0 that has had 3 rows, and now gets 4.0 and then 8.0; every rate is 0.5.
 BY_HAND = [
     # (3 * 2 + 4 + 8) / 5 = 18 / 5
-    (reference.cumulative_mean, 3.6),
+    (reference.cumulative_mean, [], 3.6),
     # 0.5 * 2 + 0.5 * 4 = 3, then 0.5 * 3 + 0.5 * 8
-    (functools.partial(reference.exponential_window, decay=0.5), 5.5),
+    (reference.exponential_window, [0.5], 5.5),
     # the window from zero was 2 * (1 - 1/8) = 1.75; 0.875 + 2 = 2.875, 1.4375 + 4 = 5.4375;
     # 5.4375 / (1 - 1/32)
-    (functools.partial(reference.debiased_window, decay=0.5), 5.4375 * 32 / 31),
+    (reference.debiased_window, [0.5], 5.4375 * 32 / 31),
     # 2 - 0.5 * (2 - 4) - 0.5 * (2 - 8)
-    (functools.partial(reference.summed_window, decay=0.5), 6.0),
+    (reference.summed_window, [0.5], 6.0),
+    # 0.5 * 2 + 0.5 * (4 + 8) / 2
+    (reference.averaged_window, [0.5], 4.0),
     # 2 - 0.5 * ((2 - 4) + (2 - 8)) / (1 + 2) = 2 + 4 / 3
-    (functools.partial(reference.wen_update, alpha=0.5), 2 + 4 / 3),
+    (reference.wen_update, [0.5], 2 + 4 / 3),
 ]
 
 
-@pytest.mark.parametrize("rule, expected", BY_HAND)
-def test_rule_by_hand(rule, expected):
-    np.testing.assert_allclose(rule(2.0, 3, [4.0, 8.0]), expected, rtol=1e-14)
+@pytest.mark.parametrize("rule, rate, expected", BY_HAND)
+def test_rule_by_hand(rule, rate, expected):
+    np.testing.assert_allclose(rule(2.0, 3, [4.0, 8.0], *rate), expected, rtol=1e-14)
+
+
+def test_every_rule_is_checked_by_hand():
+    assert {rule for rule, _, _ in BY_HAND} == {entry.formula for entry in UPDATERS.values()}
 
 
 def test_first_row_of_the_rules_without_initial_value():
     assert reference.cumulative_mean(100.0, 0, [4.0]) == 4.0
     assert reference.debiased_window(100.0, 0, [4.0]) == pytest.approx(4.0, rel=1e-12)
+
+
+@pytest.mark.parametrize("name", sorted(UPDATERS))
+def test_rules_are_those_of_the_row_weights_and_of_no_wrong_ones(name):
+    entry, case = UPDATERS[name], (2.0, 3, [4.0, 8.0, -1.0])
+    expected = entry.rule(*case)
+    assert reference.weighted(entry.weigh)(*case) == pytest.approx(expected, rel=1e-12)
+    for what, wrong in entry.wrong.items():
+        assert reference.weighted(wrong)(*case) != pytest.approx(expected, rel=1e-6), what
 
 
 def test_apply_by_hand():

@@ -1,34 +1,308 @@
 """Replicas of a distribution strategy: the same centers on each, as in a single process."""
 
-import json
-import pathlib
-import re
+import functools
+import os
+import tempfile
 
+import check_replicas
 import numpy as np
 import pytest
 import tensorflow
 import tensorflow.compat.v1 as tf
-from helpers import C, D, initialized_session
+from check_replicas import bits, distribute
+from helpers import MEAN, C, D, initialized_session
+from programs import in_own_process
+from tf2_code import needs_gathers
 
 import tf_centers
 
-PROGRAM = pathlib.Path(__file__).resolve().parent / "replicas_program.py"
-MEAN = tf_centers.CumulativeMean()
-GATHERS = hasattr(tensorflow.distribute.ReplicaContext, "all_gather")
+REPLICAS = 3
+# Unequal parts, one of them empty; class 1 comes on two replicas.
+EMBEDS = [[[1.0, 2.0], [3.0, 4.0]], np.zeros([0, 2]), [[5.0, 0.0]]]
+LABELS = [[1, 3], [], [1]]
 
 
-@pytest.fixture(scope="module")
-def faults(start):
-    """What went wrong in each check of the program."""
-    run = start(PROGRAM, apart=True)
-    assert run.wait() == 0, run.errors
-    return json.loads(run.output.splitlines()[-1])
+@functools.lru_cache(maxsize=None)
+def strategy():
+    """The one strategy of a process."""
+    return check_replicas.make_strategy(REPLICAS)
 
 
-@pytest.mark.skipif(not GATHERS, reason="TensorFlow before 2.4 cannot gather within replicas")
-@pytest.mark.parametrize("check", re.findall(r"^def (check_\w+)", PROGRAM.read_text(), re.M))
-def test_on_three_replicas(check, faults):
-    assert faults[check] == ""
+def on_three_replicas(test):
+    return needs_gathers(in_own_process(test))
+
+
+def make(**how):
+    with strategy().scope():
+        return tf_centers.create_embed_centers(4, 2, **how)
+
+
+def run(call, embeds=EMBEDS, labels=LABELS, *more):
+    """What `call(embeds, labels, ...)` returns on each replica, inside a `tf.function`."""
+    columns = [[tf.constant(part, tf.float32) for part in embeds]]
+    columns.append([tf.constant(part, tf.int64) for part in labels])
+    parts = [distribute(strategy(), column) for column in columns + list(more)]
+    function = tensorflow.function(lambda *given: strategy().run(call, given))
+    return strategy().experimental_local_results(function(*parts))
+
+
+def get(centers, updater=MEAN, **how):
+    return lambda embeds, labels: tf_centers.get_embed_centers(
+        embeds, labels, updater, centers, **how
+    )
+
+
+def copies(centers):
+    return [strategy().experimental_local_results(variable) for variable in centers]
+
+
+def state(centers):
+    return [bits(copy) for found in copies(centers) for copy in found]
+
+
+def same(found, expected):
+    np.testing.assert_array_equal(np.array(found), expected)
+
+
+def refused(error, message, call):
+    with pytest.raises(error, match=message):
+        call()
+
+
+@on_three_replicas
+def test_random_runs_hold_the_bits_of_a_single_process():
+    rng = np.random.RandomState(5)
+    for _ in range(4):
+        check_replicas.run(strategy(), rng)
+
+
+@on_three_replicas
+def test_every_copy_gets_the_rows_of_all():
+    centers = make()
+    assert [len(found) for found in copies(centers)] == [REPLICAS, REPLICAS]
+    rows = run(get(centers))
+    same(rows[0], [[3.0, 1.0], [3.0, 4.0]])
+    same(rows[1], np.zeros([0, 2]))
+    same(rows[2], [[3.0, 1.0]])
+    for ctrs, counts in zip(*copies(centers)):
+        same(ctrs, [[0.0, 0.0], [3.0, 1.0], [0.0, 0.0], [3.0, 4.0]])
+        same(counts, [0, 2, 0, 1])
+    before = state(centers)
+    rows = run(get(centers), [np.zeros([0, 2])] * REPLICAS, [[]] * REPLICAS)
+    assert [row.shape.as_list() for row in rows] == [[0, 2]] * REPLICAS
+    assert state(centers) == before
+    # Without a function, from the state as it is now.
+    columns = (EMBEDS, tf.float32), (LABELS, tf.int64)
+    parts = [distribute(strategy(), [tf.constant(p, t) for p in column]) for column, t in columns]
+    rows = strategy().experimental_local_results(strategy().run(get(centers), parts))
+    same(rows[2], [[3.0, 1.0]])
+    assert len(set(state(centers))) == 2 and state(centers) != before
+
+
+@on_three_replicas
+def test_a_bad_replica_changes_no_copy():
+    centers = make()
+    run(get(centers))
+    before = state(centers)
+    error = tf.errors.InvalidArgumentError
+
+    def bad(message, *batch, call=None):
+        refused(error, message, lambda: run(call or get(centers), *batch))
+        assert state(centers) == before
+
+    label = r"get_embed_centers: expected every label in \[0, 4\), found\] \[4\]"
+    nan = [EMBEDS[0], EMBEDS[1], [[np.nan, 0.0]]]
+    for replica in (0, 2):
+        labels = [list(part) for part in LABELS]
+        labels[replica][0] = 4
+        bad(label, EMBEDS, labels)
+    bad("get_embed_centers: expected finite values", nan)
+
+    def cut(embeds, labels):
+        # Of a length that is known only at run time, and is right on the other replicas.
+        here = tensorflow.distribute.get_replica_context().replica_id_in_sync_group
+        labels = labels[: tf.where(tf.equal(here, 0), 1, 3)]
+        return get(centers)(tf.placeholder_with_default(embeds, [None, 2]), labels)
+
+    bad(r"\[0 1 1\]", EMBEDS, LABELS, call=cut)
+
+    def unlike(how, *values):
+        parts = distribute(strategy(), [tf.constant(value) for value in values])
+
+        def call(value):
+            return get(centers, **how(value))(tf.ones([1, 2]), tf.constant([1]))
+
+        step = tensorflow.function(lambda given: strategy().run(call, (given,)))
+        refused(error, "to be the same on every replica, found", lambda: step(parts))
+        assert state(centers) == before
+
+    unlike(lambda decay: {"updater": tf_centers.ExponentialWindow(decay)}, 0.5, 0.5, 0.25)
+    unlike(lambda training: {"is_training": training}, True, False, True)
+    run(get(centers))  # And training goes on.
+    assert len(set(state(centers))) == 2
+
+
+@on_three_replicas
+def test_each_replica_reads_its_own_copy():
+    centers = make()
+    for place, copy in enumerate(copies(centers)[0]):
+        copy.assign(np.full([4, 2], 1.0 + place))
+    copies(centers)[1][1].assign([0, 0, 5, 0])
+
+    batch = [np.zeros([1, 2])] * REPLICAS, [[2]] * REPLICAS
+    rows = run(lambda embeds, labels: tf_centers.lookup_embed_centers(labels, centers), *batch)
+    same(rows, [[[1.0, 1.0]], [[2.0, 2.0]], [[3.0, 3.0]]])
+    nearest = run(lambda embeds, labels: tf_centers.nearest_centers(embeds, centers).labels, *batch)
+    same(nearest, [[[-1]], [[2]], [[-1]]])
+    rows = run(get(centers, is_training=False), *batch)
+    same(rows, [[[1.0, 1.0]], [[2.0, 2.0]], [[3.0, 3.0]]])
+    same(tf_centers.lookup_embed_centers([2], centers), [[1.0, 1.0]])  # outside: the first
+
+
+@on_three_replicas
+def test_updates_on_other_replicas_than_have_copies_are_refused():
+    centers = make()
+    plain = tf_centers.create_embed_centers(4, 2)
+    mixed = centers._replace(counts=plain.counts)
+    before = state(centers)
+    outside = "embed/ctrs.* 3.* 1"
+
+    def update():
+        return get(centers)([[1.0, 2.0]], [1])
+
+    refused(ValueError, outside, update)
+    with strategy().scope():
+        refused(ValueError, outside, update)
+    refused(ValueError, "embed/ctrs.* 1.* 3", lambda: run(get(plain)))
+    refused(ValueError, "as many replicas as centers, 3, got", lambda: run(get(mixed)))
+    assert state(centers) == before and not plain.counts.numpy().any()
+
+
+@on_three_replicas
+def test_a_gradient_is_that_of_the_losses_of_all_replicas():
+    def gradient(centers):
+        def call(embeds, labels):
+            with tensorflow.GradientTape() as tape:
+                tape.watch(embeds)
+                rows = get(centers, tf_centers.WenUpdate(), stop_gradient=False)(embeds, labels)
+                # The loss knows which replica it is on, so that no two rows pull alike.
+                loss = tf.reduce_sum(tf.pow(rows, 2.0) * tf.cast(1 + labels[:1], tf.float32))
+            return tape.gradient(loss, embeds)
+
+        return call
+
+    labels = [[1, 3], [2], [3, 1]]
+    embeds = [[[1.0, 2.0], [3.0, 4.0]], [[0.5, -1.0]], [[5.0, 0.0], [2.0, 2.0]]]
+    found = np.concatenate(run(gradient(make()), embeds, labels))
+    # Each class moves to sum(x) * 0.5 / (1 + k), and a loss is the sum of its rows' squares times
+    # one more than the first label of its replica.
+    joined, of = np.concatenate(embeds), np.concatenate(labels)
+    factors = np.repeat([2.0, 3.0, 4.0], [2, 1, 2])
+    expected = np.zeros_like(joined)
+    for label in (1, 2, 3):
+        mine = of == label
+        weight = 0.5 / (1 + mine.sum())
+        expected[mine] = 2 * weight * weight * joined[mine].sum(0) * factors[mine].sum()
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+
+
+@on_three_replicas
+def test_a_checkpoint_is_that_of_a_single_table():
+    centers = make()
+    run(get(centers))
+    plain = tf_centers.create_embed_centers(4, 2)
+    restored = make()
+
+    def restore(saved, target):
+        with tempfile.TemporaryDirectory() as folder:
+            path = tensorflow.train.Checkpoint(**saved._asdict()).save(f"{folder}/saved")
+            tensorflow.train.Checkpoint(**target._asdict()).restore(path).assert_consumed()
+
+    restore(centers, plain)
+    assert [bits(whole) for whole in plain] == [bits(found[2]) for found in copies(centers)]
+    restore(plain, restored)
+    assert state(restored) == state(centers)
+
+
+@on_three_replicas
+def test_a_warm_start_writes_every_copy():
+    centers = make()
+    with tempfile.TemporaryDirectory() as folder:
+        saved = tensorflow.Variable([[1.0, 2.0], [3.0, 4.0]])
+        path = tensorflow.train.Checkpoint(saved=saved).write(os.path.join(folder, "old"))
+        tf_centers.warm_start_embed_centers(
+            path, centers, "saved/.ATTRIBUTES/VARIABLE_VALUE", counts=5
+        )
+    for ctrs, counts in zip(*copies(centers)):
+        same(ctrs, [[1.0, 2.0], [3.0, 4.0], [0.0, 0.0], [0.0, 0.0]])
+        same(counts, [5, 5, 0, 0])
+
+
+@on_three_replicas
+def test_a_graph_of_tensorflow_1():
+    texts = []
+    tf.get_logger().warning, kept = texts.append, tf.get_logger().warning
+    config = tf.ConfigProto(device_count={"CPU": REPLICAS})
+    with tempfile.TemporaryDirectory() as folder:
+        with tf.Graph().as_default(), tf.Session(config=config) as session:
+            with strategy().scope(), tf.variable_scope("embed"):
+                ctrs = tf.get_variable("ctrs", [4, 2], initializer=tf.zeros_initializer())
+
+            def call():
+                place = int(
+                    tf.get_static_value(
+                        tensorflow.distribute.get_replica_context().replica_id_in_sync_group
+                    )
+                )
+                # The count is made here, since the graph has none.
+                return tf_centers.get_embed_centers(
+                    tf.constant(EMBEDS[place], tf.float32, [len(LABELS[place]), 2]),
+                    tf.constant(LABELS[place], tf.int64, [len(LABELS[place])]),
+                    MEAN,
+                )
+
+            def differentiable(embeds, labels):
+                return get(ctrs, stop_gradient=False)(embeds, labels)
+
+            rows = strategy().experimental_local_results(strategy().run(call))
+            refused(
+                ValueError,
+                "stop_gradient=False on 3 replicas needs a tf.function",
+                lambda: strategy().run(differentiable, (tf.ones([1, 2]), tf.constant([1]))),
+            )
+            summary = tf_centers.summarize_centers()
+            session.run(tf.global_variables_initializer())
+            same(session.run(rows)[2], [[3.0, 1.0]])
+            shown = tf.Summary.FromString(session.run(summary)).value
+            assert [v.simple_value for v in shown if v.tag.endswith("max_count")] == [2]
+            (counts,) = [v for v in tf.global_variables() if v.name == "embed/ctrs_count:0"]
+            for found in copies([ctrs, counts]):
+                assert len({value.tobytes() for value in session.run(list(found))}) == 1
+            path = tf.train.Saver().save(session, os.path.join(folder, "graph"))
+        with tf.Graph().as_default(), tf.Session() as session:
+            centers = tf_centers.create_embed_centers(4, 2)
+            tf.train.Saver().restore(session, path)
+            same(session.run(centers.ctrs), [[0.0, 0.0], [3.0, 1.0], [0.0, 0.0], [3.0, 4.0]])
+            same(session.run(centers.counts), [0, 2, 0, 1])
+        with tf.Graph().as_default(), tf.Session(config=config) as session:
+            centers = make()
+            tf.train.Saver().restore(session, path)
+            for found in copies(centers):
+                assert len({value.tobytes() for value in session.run(list(found))}) == 1
+    tf.get_logger().warning = kept
+    assert not [text for text in texts if "use_locking" in str(text)], texts
+
+
+@on_three_replicas
+def test_one_device_needs_no_gather():
+    one = tensorflow.distribute.OneDeviceStrategy("/cpu:0")
+    with one.scope():
+        centers = tf_centers.create_embed_centers(4, 2)
+        get(centers)([[4.0, 4.0]], [1])
+    one.run(lambda: get(centers)([[2.0, 2.0]], [1]))
+    get(centers)([[0.0, 0.0]], [1])
+    same(centers.ctrs[1], [2.0, 2.0])
+    same(centers.counts, [0, 3, 0, 0])
 
 
 @pytest.mark.parametrize("made_by", ["create_embed_centers", "get_variable"])
@@ -55,7 +329,9 @@ def test_one_replica_works_on_every_version(made_by):
         assert session.run(counts).tolist() == [0, 4] + [0] * (C - 2)
 
 
-@pytest.mark.skipif(GATHERS, reason="from TensorFlow 2.4 on every replica has a copy")
+@pytest.mark.skipif(
+    not needs_gathers.args[0], reason="from TensorFlow 2.4 on every replica has a copy"
+)
 def test_several_replicas_are_refused_before_tensorflow_2_4():
     message = "centers must be one variable before TensorFlow 2.4, got one with 2 copies.*lock"
     strategy = tensorflow.distribute.MirroredStrategy(["/device:CPU:0", "/device:CPU:1"])
@@ -86,43 +362,3 @@ def test_several_replicas_are_refused_before_tensorflow_2_4():
         session.run(init)
         session.run(updates)
         np.testing.assert_allclose(session.run(centers.ctrs)[3], [2.0] * D)
-
-
-def _model_fn(features, labels, mode):
-    weights = tf.get_variable("weights", [2, 2], initializer=tf.zeros_initializer())
-    embeds = features + tf.matmul(features, weights)
-    training = mode == tf.estimator.ModeKeys.TRAIN
-    centers = tf_centers.create_embed_centers(3, 2)
-    rows = tf_centers.get_embed_centers(embeds, labels, MEAN, centers, is_training=training)
-    loss = tf.reduce_mean(tf_centers.center_loss(embeds, rows))
-    step = tf.train.GradientDescentOptimizer(0.0).minimize(loss, tf.train.get_global_step())
-    nearest = tf_centers.nearest_centers(embeds, centers).labels[:, 0]
-    accuracy = tf.metrics.accuracy(labels, nearest)
-    return tf.estimator.EstimatorSpec(mode, nearest, loss, step, {"accuracy": accuracy})
-
-
-@pytest.mark.skipif(not hasattr(tf, "estimator"), reason="this TensorFlow has no Estimator")
-def test_estimator_under_a_mirrored_strategy(tmp_path):
-    replicas = 2 if GATHERS else 1
-    strategy = tensorflow.distribute.MirroredStrategy(
-        [f"/device:CPU:{place}" for place in range(replicas)]
-    )
-    embeds = np.float32([[0, 0], [2, 0], [9, 9], [9, 7], [0, 5], [0, 7], [1, 0]])
-    labels = np.array([0, 0, 1, 1, 2, 2, 0])
-
-    def input_fn():
-        # Four batches, the last of one row: two steps on two replicas.
-        return tf.data.Dataset.from_tensor_slices((embeds, labels)).batch(2)
-
-    config = tf.estimator.RunConfig(
-        train_distribute=strategy,
-        eval_distribute=strategy,
-        session_config=tf.ConfigProto(device_count={"CPU": replicas}),
-    )
-    estimator = tf.estimator.Estimator(_model_fn, str(tmp_path), config)
-    estimator.train(input_fn)
-    np.testing.assert_allclose(
-        estimator.get_variable_value("embed/ctrs"), [[1, 0], [9, 8], [0, 6]], rtol=1e-6
-    )
-    assert estimator.get_variable_value("embed/ctrs_count").tolist() == [3, 2, 2]
-    assert estimator.evaluate(input_fn)["accuracy"] == 1.0

@@ -1,6 +1,5 @@
 """Centers split over shards: the same results, only in other variables."""
 
-import functools
 import os
 import pathlib
 
@@ -9,83 +8,27 @@ import numpy as np
 import pytest
 import reference
 import tensorflow.compat.v1 as tf
-from helpers import D, initialized_session, make_batch, state_bits
+from helpers import (
+    MEAN,
+    D,
+    check_refused,
+    initialized_session,
+    make_batch,
+    make_centers,
+    read_state,
+    state_bits,
+)
 
 import tf_centers
 
 CHECKPOINTS = pathlib.Path(__file__).resolve().parent.parent / "checkpoints"
 WRITTEN_BY = sorted(folder.name for folder in CHECKPOINTS.iterdir())
 C, B = 11, 40  # uneven in every number of shards below
-UPDATERS = {
-    "cumulative": (tf_centers.CumulativeMean(), reference.cumulative_mean),
-    "window": (
-        tf_centers.ExponentialWindow(0.7),
-        functools.partial(reference.exponential_window, decay=0.7),
-    ),
-    "debiased": (
-        tf_centers.ExponentialWindow(0.9, debias=True),
-        functools.partial(reference.debiased_window, decay=0.9),
-    ),
-    "summed": (
-        tf_centers.ExponentialWindow(0.99, duplicates="sum"),
-        functools.partial(reference.summed_window, decay=0.99),
-    ),
-    "wen": (tf_centers.WenUpdate(0.2), functools.partial(reference.wen_update, alpha=0.2)),
-}
+RULE = reference.cumulative_mean
 
 
 def make_sharded(shards, use_resource, **kwargs):
-    partitioner = tf.fixed_size_partitioner(shards)
-    with tf.variable_scope("", partitioner=partitioner, use_resource=use_resource):
-        return tf_centers.create_embed_centers(C, D, **kwargs)
-
-
-def variables(centers):
-    return [list(centers.ctrs), list(centers.counts)]
-
-
-def read_state(session, centers):
-    """The centers and counts of all shards, in one piece."""
-    return [np.concatenate(parts) for parts in session.run(variables(centers))]
-
-
-@pytest.mark.parametrize("use_locking", [False, True])
-@pytest.mark.parametrize("shards", [1, 3])
-@pytest.mark.parametrize("name", sorted(UPDATERS))
-def test_agrees_with_reference(name, shards, use_locking, use_resource):
-    updater, rule = UPDATERS[name]
-    initial = np.random.RandomState(5).randn(C, D)
-    centers = make_sharded(shards, use_resource, initializer=initial)
-    assert [v.shape.as_list()[0] for v in centers.ctrs] == [
-        len(p) for p in np.array_split(initial, shards)
-    ]
-    embeds, labels = tf.placeholder(tf.float32, [None, D]), tf.placeholder(tf.int32)
-    mask = tf.placeholder(tf.bool, [None])
-    how = dict(updater=updater, centers=centers, mask=mask, use_locking=use_locking)
-    calls = {
-        "after": tf_centers.get_embed_centers(embeds, labels, **how),
-        "before": tf_centers.get_embed_centers(embeds, labels, read="before", **how),
-        "update": tf_centers.update_embed_centers(embeds, labels, **how),
-    }
-    lookup = tf_centers.lookup_embed_centers(labels, centers)
-    ctrs, counts = initial, np.zeros(C, int)
-    with initialized_session() as session:
-        for step, call in enumerate(["after", "before", "update", "after"]):
-            batch, batch_labels = make_batch(step, B, C, D, absent=(2, step))
-            kept = np.arange(B) % 5 != step
-            feed = {embeds: batch, labels: np.where(kept, batch_labels, -1), mask: kept}
-            before = ctrs
-            ctrs, counts = reference.apply(rule, ctrs, counts, batch, batch_labels, kept)
-            found = session.run(calls[call], feed)
-            if found is not None:
-                rows = (before if call == "before" else ctrs)[batch_labels]
-                rows = np.where(kept[:, None], rows, batch)
-                np.testing.assert_allclose(found, rows, atol=1e-5)
-            found_ctrs, found_counts = read_state(session, centers)
-            np.testing.assert_allclose(found_ctrs, ctrs, atol=1e-5)
-            np.testing.assert_array_equal(found_counts, counts)
-            found = session.run(lookup, {labels: batch_labels})
-            np.testing.assert_allclose(found, ctrs[batch_labels], atol=1e-5)
+    return make_centers(tf_centers, use_resource, C, D, shards, **kwargs)
 
 
 @pytest.mark.parametrize("use_locking", [False, True])
@@ -97,15 +40,13 @@ def test_switch(read, use_locking, use_resource, control_flow):
     rows = tf_centers.get_embed_centers(
         tf.constant(batch, tf.float32),
         labels,
-        tf_centers.CumulativeMean(),
+        MEAN,
         centers,
         is_training=training,
         read=read,
         use_locking=use_locking,
     )
-    ctrs, counts = reference.apply(
-        reference.cumulative_mean, np.zeros([C, D]), np.zeros(C, int), batch, labels
-    )
+    ctrs, counts = reference.apply(RULE, np.zeros([C, D]), np.zeros(C, int), batch, labels)
     with initialized_session() as session:
         assert not session.run(rows, {training: False}).any()
         assert not read_state(session, centers)[1].any()
@@ -136,47 +77,28 @@ def test_nothing_is_written_to_any_shard_after_an_error(wrong, shards, use_locki
         bad[decay] = 1.5
     with initialized_session() as session:
         session.run(rows, good)
-        state = sum(variables(centers), [])
-        before = state_bits(session, *state)
         for call in (rows, update):
-            with pytest.raises(tf.errors.InvalidArgumentError, match="_embed_centers"):
-                session.run(call, bad)
-            assert state_bits(session, *state) == before
+            check_refused(session, call, bad, "_embed_centers", *centers)
+        before = state_bits(session, *centers)
         session.run(rows, good)  # The lock is free again.
-        assert state_bits(session, *state) != before
-
-
-def test_lookup_of_a_bad_label(use_resource):
-    centers = make_sharded(3, use_resource)
-    labels = tf.placeholder(tf.int64, [None])
-    rows = tf_centers.lookup_embed_centers(labels, centers)
-    with initialized_session() as session:
-        assert session.run(rows, {labels: []}).shape == (0, D)
-        with pytest.raises(tf.errors.InvalidArgumentError, match=r"in \[0, 11\), found\] \[11\]"):
-            session.run(rows, {labels: [3, C]})
+        assert state_bits(session, *centers) != before
 
 
 @pytest.mark.parametrize("shards", [1, 2, 3, C])
-def test_lookup_of_every_label(shards, use_resource):
-    # The first and the last class of every shard among them.
+def test_lookup(shards, use_resource):
+    # Of every label, the first and the last class of every shard among them; of none; of a bad one.
     initial = np.arange(1.0, C * D + 1).reshape(C, D)
     centers = make_sharded(shards, use_resource, initializer=initial)
-    labels = np.random.RandomState(0).permutation(C)
+    sizes = [v.shape.as_list()[0] for v in centers.ctrs]
+    assert sizes == [len(part) for part in np.array_split(initial, shards)]
+    labels, every = tf.placeholder(tf.int64, [None]), np.random.RandomState(0).permutation(C)
     rows = tf_centers.lookup_embed_centers(labels, centers)
+    none = tf_centers.lookup_embed_centers(tf.zeros([0], tf.int64), centers)
+    assert none.shape.as_list() == [0, D]
     with initialized_session() as session:
-        assert session.run(rows).tolist() == initial[labels].tolist()
-
-
-def test_empty_batch(use_resource):
-    centers = make_sharded(3, use_resource)
-    rows = tf_centers.get_embed_centers(
-        tf.zeros([0, D]), tf.zeros([0], tf.int32), tf_centers.CumulativeMean(), centers
-    )
-    found = tf_centers.lookup_embed_centers(tf.zeros([0], tf.int64), centers)
-    assert found.shape.as_list() == [0, D]
-    with initialized_session() as session:
-        assert session.run(rows).shape == session.run(found).shape == (0, D)
-        assert not read_state(session, centers)[1].any()
+        assert session.run(rows, {labels: every}).tolist() == initial[every].tolist()
+        assert session.run(rows, {labels: []}).shape == session.run(none).shape == (0, D)
+        check_refused(session, rows, {labels: [3, C]}, r"in \[0, 11\), found\] \[11\]", *centers)
 
 
 @pytest.mark.parametrize("shards", [1, 3, 11])
@@ -184,18 +106,12 @@ def test_empty_batch(use_resource):
 def test_nearest(k, shards, use_resource):
     rng = np.random.RandomState(0)
     initial = rng.randint(-2, 3, [C, D])  # with ties
-    centers = make_sharded(shards, use_resource, initializer=initial)
     seen = np.arange(C) % 4 != 1
+    centers = make_sharded(shards, use_resource, initializer=initial, initial_counts=1 * seen)
     embeds = rng.randint(-3, 4, [B, D]) / 2
     found = tf_centers.nearest_centers(tf.constant(embeds, tf.float32), centers, k)
-    assigned, start = [], 0
-    for shard in centers.counts:
-        size = shard.shape.as_list()[0]
-        assigned.append(tf.assign(shard, seen[start : start + size].astype(np.int64)))
-        start += size
     with initialized_session() as session:
-        session.run([a.op if hasattr(a, "op") else a for a in assigned])
-        labels, distances = session.run([found.labels, found.distances])
+        labels, distances = session.run(list(found))
     expected = reference.nearest(embeds, initial, seen, k)
     np.testing.assert_array_equal(labels, expected[0])
     np.testing.assert_allclose(distances, expected[1], rtol=1e-6)
@@ -207,11 +123,10 @@ def test_legacy_shards_by_name_and_as_variable(use_resource):
     with tf.variable_scope("embed", partitioner=partitioner, use_resource=use_resource):
         ctrs = tf.get_variable("ctrs", [C, D], tf.float64, tf.zeros_initializer())
     batch, labels = make_batch(0, B, C, D)
-    mean = tf_centers.CumulativeMean()
     with tf.variable_scope("embed", reuse=True):  # below it there is none, so it is absolute
-        rows = tf_centers.get_embed_centers(tf.constant(batch), labels, mean)
+        rows = tf_centers.get_embed_centers(tf.constant(batch), labels, MEAN)
     with tf.control_dependencies([rows]):
-        again = tf_centers.get_embed_centers(tf.identity(batch), labels, mean, ctrs)
+        again = tf_centers.get_embed_centers(tf.identity(batch), labels, MEAN, ctrs)
     expected = ["embed/ctrs/part_%d:0", "embed/ctrs_count/part_%d:0"]
     names = {v.name: v for v in tf.global_variables()}
     assert sorted(names) == sorted(name % part for name in expected for part in range(3))
@@ -219,7 +134,7 @@ def test_legacy_shards_by_name_and_as_variable(use_resource):
     assert shapes == [v.shape.as_list()[:1] for v in ctrs]
     expected = np.zeros([C, D]), np.zeros(C, int)
     for _ in range(2):
-        expected = reference.apply(reference.cumulative_mean, *expected, batch, labels)
+        expected = reference.apply(RULE, *expected, batch, labels)
     with initialized_session() as session:
         np.testing.assert_allclose(session.run(again), expected[0][labels])
 
@@ -261,34 +176,24 @@ def test_counts_of_other_shards_are_refused(use_resource):
         tf_centers.update_embed_centers([[1.0] * D], [1], None, centers)
 
 
-@pytest.mark.parametrize("later", [0, 1, 3, 4])
+@pytest.mark.parametrize("later", [None, 1, 3, 4])
 def test_a_checkpoint_moves_between_numbers_of_shards(later, use_resource, tmp_path):
     batch, labels = make_batch(0, B, C, D)
-    state = []
+    path, state = os.path.join(str(tmp_path), "model"), []
     for shards in (2, later):
         with tf.Graph().as_default(), tf.Session() as session:
-            if shards:
-                centers = make_sharded(shards, use_resource)
-            else:
-                with tf.variable_scope("", use_resource=use_resource):
-                    centers = tf_centers.create_embed_centers(C, D)
-            update = tf_centers.update_embed_centers(
-                batch, labels, tf_centers.CumulativeMean(), centers
-            )
-            saver = tf.train.Saver()
-            path = os.path.join(str(tmp_path), "model")
+            centers = make_sharded(shards, use_resource)
             if not state:
+                update = tf_centers.update_embed_centers(batch, labels, MEAN, centers)
                 session.run(tf.global_variables_initializer())
                 session.run(update)
-                saver.save(session, path)
+                tf.train.Saver().save(session, path)
             else:
-                saver.restore(session, path)
-            if shards:
-                state.append(read_state(session, centers))
-            else:
-                state.append(session.run(list(centers)))
+                tf.train.Saver().restore(session, path)
+            state.append(read_state(session, centers))
     for before, after in zip(*state):
         np.testing.assert_array_equal(before, after)
+        assert before.any()
 
 
 def test_checkpoints_of_the_oldest_and_the_newest_version_are_there():
@@ -296,20 +201,18 @@ def test_checkpoints_of_the_oldest_and_the_newest_version_are_there():
 
 
 # scripts/test_matrix.sh puts those of other versions beside them.
-@pytest.mark.parametrize("shards", [0, 1, 3, 4])
+@pytest.mark.parametrize("shards", [None, 1, 3, 4])
 @pytest.mark.parametrize("written_by", WRITTEN_BY)
 def test_a_checkpoint_moves_between_versions(written_by, shards, use_resource):
     folder = CHECKPOINTS / written_by
-    partitioner = tf.fixed_size_partitioner(shards) if shards else None
-    with tf.variable_scope("", partitioner=partitioner, use_resource=use_resource):
-        centers = tf_centers.create_embed_centers(make_checkpoint.CLASSES, make_checkpoint.DIMS)
-    everything = [tf.convert_to_tensor(variable) for variable in centers]
+    sizes = make_checkpoint.CLASSES, make_checkpoint.DIMS, shards
+    centers = make_centers(tf_centers, use_resource, *sizes)
     with tf.Session() as session:
         tf.train.Saver().restore(session, str(folder / "model"))
-        ctrs, counts = session.run(everything)
+        ctrs, counts = read_state(session, centers)
     initial = np.zeros_like(ctrs), np.zeros_like(counts)
     batch = make_checkpoint.ROWS, make_checkpoint.LABELS
-    expected = reference.apply(reference.cumulative_mean, *initial, *batch)
+    expected = reference.apply(RULE, *initial, *batch)
     np.testing.assert_array_equal(counts, expected[1])
     np.testing.assert_allclose(ctrs, expected[0], rtol=1e-6)
 
@@ -323,8 +226,7 @@ def test_counts_made_on_demand_are_where_the_centers_are(placed, use_resource):
             with tf.device(setter if placed else None):
                 ctrs = tf.get_variable("ctrs", [C, D])
     with tf.device(setter):
-        mean = tf_centers.CumulativeMean()
-        tf_centers.update_embed_centers([[1.0] * D], [1], mean, "net/part_1/embed")
+        tf_centers.update_embed_centers([[1.0] * D], [1], MEAN, "net/part_1/embed")
     counts = {v.name: v.device for v in tf.global_variables() if "count" in v.name}
     devices = [counts[f"net/part_1/embed/ctrs_count/part_{part}:0"] for part in range(3)]
     assert devices == [v.device for v in ctrs]

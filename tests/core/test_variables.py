@@ -5,11 +5,9 @@ import os
 import numpy as np
 import pytest
 import tensorflow.compat.v1 as tf
-from helpers import C, D, initialized_session, make_centers, make_ctrs
+from helpers import MEAN, C, D, initialized_session, make_centers, make_ctrs, read_state
 
 import tf_centers
-
-MEAN = tf_centers.CumulativeMean()
 
 
 def _variables():
@@ -38,22 +36,33 @@ def test_create_dtype(dtype, use_resource):
     assert centers.ctrs.dtype.base_dtype == tf.as_dtype(dtype)
 
 
-@pytest.mark.parametrize(
-    "initializer",
-    [
-        np.full([C, D], 3.0),
-        [[3.0] * D] * C,
-        tf.constant_initializer(3.0),
-        lambda: tf.fill([C, D], 3.0),
-        lambda shape, dtype, partition_info=None: tf.fill(shape, tf.cast(3.0, dtype)),
-    ],
-)
-def test_create_initializer(initializer, use_resource):
-    if getattr(initializer, "__code__", None) and initializer.__code__.co_argcount == 0:
-        initializer = initializer()
-    centers = make_centers(tf_centers, use_resource, initializer=initializer)
+INITIALIZERS = {
+    "array": lambda: np.full([C, D], 3.0),
+    "list": lambda: [[3.0] * D] * C,
+    "initializer": lambda: tf.constant_initializer(3.0),
+    "tensor": lambda: tf.fill([C, D], 3.0),
+    "float64": lambda: tf.fill([C, D], tf.constant(3.0, tf.float64)),
+    "function": lambda: lambda shape, dtype, partition_info=None: tf.fill(shape, tf.cast(3, dtype)),
+}
+
+
+@pytest.mark.parametrize("name", sorted(INITIALIZERS))
+def test_create_initializer(name, use_resource):
+    centers = make_centers(tf_centers, use_resource, initializer=INITIALIZERS[name]())
+    assert centers.ctrs.dtype.base_dtype == tf.float32
     with initialized_session() as session:
         np.testing.assert_array_equal(session.run(centers.ctrs), np.full([C, D], 3.0))
+
+
+@pytest.mark.parametrize(
+    "initializer",
+    ["zeros", lambda: None, lambda shape, dtype, partition_info=None: tf.zeros([2, 2], dtype)],
+    ids=["string", "nothing", "of another shape"],
+)
+def test_create_refuses_what_is_no_initializer(initializer, use_resource):
+    with pytest.raises((TypeError, ValueError), match="^create_embed_centers: "):
+        make_centers(tf_centers, use_resource, initializer=initializer)
+    assert "embed/ctrs_count:0" not in _variables()
 
 
 @pytest.mark.parametrize("shards", [None, 1, 3])
@@ -61,16 +70,14 @@ def test_create_initializer(initializer, use_resource):
     "given, expected", [(0, [0] * C), (np.int32(4), [4] * C), (range(C), list(range(C)))]
 )
 def test_initial_counts(given, expected, shards, use_resource):
-    partitioner = tf.fixed_size_partitioner(shards) if shards else None
     initial = np.arange(C * D, dtype=np.float32).reshape([C, D])
-    with tf.variable_scope("", partitioner=partitioner):
-        centers = make_centers(tf_centers, use_resource, initializer=initial, initial_counts=given)
+    how = {"initializer": initial, "initial_counts": given}
+    centers = make_centers(tf_centers, use_resource, shards=shards, **how)
     nearest = tf_centers.nearest_centers(initial).labels
     update = tf_centers.update_embed_centers([[1000.0] * D], [C - 1], MEAN)
     rows = tf_centers.lookup_embed_centers([C - 1])
     with initialized_session() as session:
-        counts = session.run(list(centers.counts) if shards else [centers.counts])
-        assert np.concatenate(counts).tolist() == expected
+        assert read_state(session, centers)[1].tolist() == expected
         # A class counts as seen from 1 on, and a new row weighs as one among N + 1.
         labels = session.run(nearest)[:, 0]
         seen = [label for label in range(C) if expected[label]]
@@ -123,36 +130,17 @@ def test_create_twice_is_refused_unless_the_scope_reuses(use_resource):
     assert len(_variables()) == 2
 
 
-def test_create_checks_a_count_that_is_there(use_resource):
+def test_create_takes_a_legacy_variable_and_checks_its_count(use_resource):
+    legacy = make_ctrs(use_resource, scope="legacy")
+    with tf.variable_scope("", reuse=True):
+        centers = make_centers(tf_centers, use_resource, scope="legacy")
+    assert centers.ctrs is legacy and centers.counts.name == "legacy/ctrs_count:0"
     make_ctrs(use_resource)
     with tf.variable_scope("embed"):
         tf.get_variable("ctrs_count", [C], tf.int32, use_resource=use_resource)
     with tf.variable_scope("", reuse=True):
         with pytest.raises(TypeError, match="^create_embed_centers: counts must be int64"):
             make_centers(tf_centers, use_resource)
-
-
-def test_a_ref_variable_is_read_where_it_lives():
-    """Elsewhere, its whole value would cross to the device of the gather."""
-    make_ctrs(False)
-    with tf.device("/job:worker/task:1"):
-        tf_centers.get_embed_centers([[1.0] * D], [1], MEAN)
-        tf_centers.lookup_embed_centers([1])
-    for variable in tf.global_variables():
-        readers = [op for op in variable.op.outputs[0].consumers() if "embed_centers" in op.name]
-        assert readers
-        (where,) = variable.op.colocation_groups()
-        for reader in readers:
-            assert where in reader.colocation_groups()
-            for gather in reader.outputs[0].consumers() if reader.outputs else []:
-                assert where in gather.colocation_groups()
-
-
-def test_create_adds_the_count_of_a_legacy_variable(use_resource):
-    ctrs = make_ctrs(use_resource)
-    with tf.variable_scope("", reuse=True):
-        centers = make_centers(tf_centers, use_resource)
-    assert centers.ctrs is ctrs and sorted(_variables()) == ["embed/ctrs:0", "embed/ctrs_count:0"]
 
 
 def test_relative_scope_comes_first(use_resource):
@@ -180,7 +168,6 @@ def test_count_is_made_on_demand(dtype, reuse, use_resource):
     (counts,) = [v for v in tf.global_variables() if v is not ctrs]
     assert counts.dtype.base_dtype == tf.int64 and counts not in tf.trainable_variables()
     assert (counts.dtype == tf.int64) == use_resource
-    assert b"loc:@embed/ctrs" in counts.op.colocation_groups()
 
 
 @pytest.mark.parametrize("form", ["bare variable", "centers without counts"])
@@ -194,9 +181,7 @@ def test_count_of_a_variable_made_anyhow(form, use_resource):
 
 def test_own_counts_are_kept(use_resource):
     ctrs = make_ctrs(use_resource)
-    counts = tf.get_variable(
-        "mine", [C], tf.int64, tf.zeros_initializer(), use_resource=use_resource
-    )
+    counts = tf.get_variable("mine", initializer=np.zeros([C], int), use_resource=use_resource)
     update = _update(tf_centers.EmbedCenters(ctrs, counts), None)
     with initialized_session() as session:
         session.run(update)
@@ -204,15 +189,18 @@ def test_own_counts_are_kept(use_resource):
     assert sorted(_variables()) == ["embed/ctrs:0", "mine:0"]
 
 
-def test_custom_getter_of_the_scope_does_not_touch_the_count(use_resource):
+def test_the_scope_of_a_call_does_not_touch_the_count(use_resource):
     make_ctrs(use_resource)
 
     def refuse(getter, name, *args, **kwargs):
         raise AssertionError(f"{name} asked for")
 
-    with tf.variable_scope("elsewhere", custom_getter=refuse):
+    with tf.variable_scope("elsewhere", custom_getter=refuse, regularizer=tf.nn.l2_loss):
         _update()
     assert sorted(_variables()) == ["embed/ctrs:0", "embed/ctrs_count:0"]
+    with tf.variable_scope("", regularizer=tf.nn.l2_loss):
+        make_centers(tf_centers, use_resource, scope="other")
+    assert not tf.get_collection(tf.GraphKeys.REGULARIZATION_LOSSES)
 
 
 def test_missing_centers_say_how_to_make_them():
@@ -224,55 +212,12 @@ def test_missing_centers_say_how_to_make_them():
     assert "create_embed_centers(num_classes, num_dims, scope='inner')" in message
 
 
-@pytest.mark.parametrize("initializer", ["zeros", lambda: None])
-def test_create_refuses_what_is_no_initializer(initializer, use_resource):
-    with pytest.raises((TypeError, ValueError), match="^create_embed_centers: "):
-        make_centers(tf_centers, use_resource, initializer=initializer)
-
-
-def test_create_casts_an_initial_value(use_resource):
-    initializer = tf.fill([C, D], tf.constant(0.5, tf.float64))
-    centers = make_centers(tf_centers, use_resource, initializer=initializer)
-    assert centers.ctrs.dtype.base_dtype == tf.float32
-    with initialized_session() as session:
-        assert (session.run(centers.ctrs) == 0.5).all()
-
-
-def test_create_checks_what_it_has_made(use_resource):
-    def wrong_shape(shape, dtype, partition_info=None):
-        return tf.zeros([2, 2], dtype)
-
-    with pytest.raises(ValueError, match="^create_embed_centers: "):
-        make_centers(tf_centers, use_resource, initializer=wrong_shape)
-    assert "embed/ctrs_count:0" not in _variables()
-
-
-def test_regularizer_of_the_scope_is_not_for_centers(use_resource):
-    with tf.variable_scope("", regularizer=tf.nn.l2_loss):
-        make_centers(tf_centers, use_resource)
-    assert not tf.get_collection(tf.GraphKeys.REGULARIZATION_LOSSES)
-
-
-def test_imported_graph(use_resource, tmp_path):
-    make_centers(tf_centers, use_resource)
-    tf.train.export_meta_graph(os.path.join(str(tmp_path), "graph"))
-    with tf.Graph().as_default():
-        tf.train.import_meta_graph(os.path.join(str(tmp_path), "graph"))
-        with tf.variable_scope("", reuse=tf.AUTO_REUSE):
-            make_centers(tf_centers, use_resource)
-        update = _update()
-        assert sorted(_variables()) == ["embed/ctrs:0", "embed/ctrs_count:0"]
-        with initialized_session() as session:
-            session.run(update)
-
-
 @pytest.mark.parametrize("import_scope", [None, "copy"])
-@pytest.mark.parametrize("shards", [1, 3])
-def test_imported_graph_with_shards(shards, import_scope, use_resource, tmp_path):
+@pytest.mark.parametrize("shards", [None, 1, 3])
+def test_imported_graph(shards, import_scope, use_resource, tmp_path):
     path = os.path.join(str(tmp_path), "graph")
-    partitioner = tf.fixed_size_partitioner(shards)
-    with tf.variable_scope("model", partitioner=partitioner, use_resource=use_resource):
-        tf_centers.create_embed_centers(C, D)
+    with tf.variable_scope("model"):
+        make_centers(tf_centers, use_resource, shards=shards)
     tf.train.export_meta_graph(path)
     with tf.Graph().as_default():
         tf.train.import_meta_graph(path, import_scope=import_scope)
@@ -304,9 +249,8 @@ def test_shards_that_belong_together_by_name_alone_are_none(use_resource):
 @pytest.mark.parametrize("shards", [None, 2])
 def test_a_missing_name_is_told_what_there_is(shards, use_resource):
     make_ctrs(use_resource)
-    partitioner = tf.fixed_size_partitioner(shards) if shards else None
-    with tf.variable_scope("model", partitioner=partitioner, use_resource=use_resource):
-        tf_centers.create_embed_centers(C, D, "people")
+    with tf.variable_scope("model"):
+        make_centers(tf_centers, use_resource, shards=shards, scope="people")
     with pytest.raises(ValueError, match="^lookup_embed_centers: ") as caught:
         tf_centers.lookup_embed_centers([0], "people")
     message = str(caught.value)
@@ -327,8 +271,7 @@ def test_count_whose_name_is_taken(use_resource):
 
 def test_another_variable_of_that_name_does_not_matter_to_a_lookup(use_resource):
     make_ctrs(use_resource)
-    with tf.variable_scope("embed"):
-        tf.get_variable("ctrs_count", [C], use_resource=use_resource)
+    tf.get_variable("embed/ctrs_count", [C], use_resource=use_resource)
     tf_centers.lookup_embed_centers([1])
     with pytest.raises(TypeError, match="^update_embed_centers: counts must be int64"):
         _update()
@@ -350,7 +293,6 @@ def test_count_is_placed_as_the_centers_are(use_resource):
     with tf.get_default_graph().colocate_with(other.op):
         _update()
     counts = [v for v in tf.global_variables() if v.name == "embed/ctrs_count:0"][0]
-    assert counts.op.colocation_groups() == [b"loc:@embed/ctrs"]
     assert counts.device == "/job:ps/task:1"
 
 
@@ -368,32 +310,27 @@ def test_relative_name_comes_first_when_it_is_sharded(use_resource):
 def test_checkpoint_moves_between_kinds(restored, use_resource, tmp_path):
     path = os.path.join(str(tmp_path), "model")
     make_centers(tf_centers, use_resource)
-    update = _update(label=4)
-    saver = tf.train.Saver()
+    update, saver = _update(label=4), tf.train.Saver()
     with initialized_session() as session:
-        session.run(update)
-        session.run(update)
-        path = saver.save(session, path)
-    with tf.Graph().as_default():
+        for _ in range(2):
+            session.run(update)
+        saver.save(session, path)
+    with tf.Graph().as_default(), tf.Session() as session:
         centers = make_centers(tf_centers, restored == "resource")
-        saver = tf.train.Saver()
-        with tf.Session() as session:
-            saver.restore(session, path)
-            ctrs, counts = session.run(list(centers))
+        tf.train.Saver().restore(session, path)
+        ctrs, counts = session.run(list(centers))
     np.testing.assert_array_equal(ctrs[4], [1.0] * D)
     assert counts.tolist() == [0, 0, 0, 0, 2, 0, 0]
 
 
 def test_checkpoint_without_counts_restores_into_a_legacy_graph(use_resource, tmp_path):
     make_ctrs(use_resource, initial=np.ones([C, D]))
-    saver = tf.train.Saver()
+    path, saver = os.path.join(str(tmp_path), "old"), tf.train.Saver()
     with initialized_session() as session:
-        path = saver.save(session, os.path.join(str(tmp_path), "old"))
-    with tf.Graph().as_default():
+        saver.save(session, path)
+    with tf.Graph().as_default(), tf.Session() as session:
         ctrs = make_ctrs(use_resource)
         update = _update(updater=None)
-        saver = tf.train.Saver()
-        with tf.Session() as session:
-            saver.restore(session, path)
-            session.run(update)
-            assert session.run(ctrs).all()
+        tf.train.Saver().restore(session, path)
+        session.run(update)
+        assert session.run(ctrs).all()

@@ -1,13 +1,11 @@
 """What the documents say is so: every code block and every docstring example is run."""
 
-import typing
-
 import documents
 import numpy as np
 import pytest
 import tensorflow
 import tensorflow.compat.v1 as tf
-from documents import DOCUMENTS, LAYERS, LOSSES, MIGRATING, ROOT
+from documents import DOCUMENTS, LOSSES, MIGRATING, ROOT
 from tensorflow import keras
 
 import tf_centers
@@ -176,26 +174,3 @@ def test_bad_example_is_refused():
 
     tries, faults = documents.run_examples(bad, "bad", {"tf": tf})
     assert tries == 1 and "array([3.], dtype=float32)" in "".join(faults)
-
-
-def test_every_example_is_among_those_run():
-    found = []
-    for path in sorted((ROOT / "tf_centers").glob("*.py")):
-        found += documents.find_examples(path.read_text(encoding="utf-8"))
-    run = [name for name in tf_centers.__all__ if name not in STATELESS]
-    assert sorted(found) == sorted(run + tf_centers.keras.__all__)
-
-
-def test_example_out_of_the_way_is_seen():
-    inside = 'class A:\n  def b(self):\n    """C.\n\n    >>> 1\n    2\n    """\n'
-    assert len(documents.find_examples(inside)) == 1
-    assert documents.find_examples(inside.replace(">>>", "")) == []
-
-
-@pytest.mark.parametrize("name", sorted(tf_centers.__all__ + LAYERS))
-def test_public_surface_has_type_hints(name):
-    for parameter in documents.parameters(name):
-        assert parameter.annotation is not parameter.empty, parameter.name
-    item = getattr(tf_centers, name, tf_centers.keras.ComputeCenter.__init__)
-    hints = typing.get_type_hints(item)
-    assert isinstance(item, type) or "return" in hints

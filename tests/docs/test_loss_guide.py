@@ -85,48 +85,47 @@ def mean_window(center, seen, rows):
     return reference.averaged_window(center, seen, rows, 1 - RATE)
 
 
-def aligned(source, source_labels, target, pseudo_labels, times=1):
-    """The loss of the last of several batches."""
-    tables = [np.zeros([C, D]), np.zeros([C, D])]
-    for _ in range(times):
-        for i, batch in enumerate(((source, source_labels), (target, pseudo_labels))):
-            tables[i], _ = reference.apply(mean_window, tables[i], np.zeros(C), *batch)
-    return np.sum((tables[0] - tables[1]) ** 2)
-
-
 @pytest.mark.parametrize("times", [1, 2])
 def test_semantic_alignment(times, use_resource):
     for scope in ("source", "target"):
         make_centers(tf_centers, use_resource, dtype=tf.float64, scope=scope)
-    source, source_labels = make_batch(0, rows=B)
-    target, pseudo_labels = make_batch(1, rows=B + 2, absent=(4,))
+    batches = [make_batch(0, rows=B), make_batch(1, rows=B + 2, absent=(4,))]
     holders = tf.placeholder(tf.float64, [None, D]), tf.placeholder(tf.float64, [None, D])
-    logits = tf.constant(np.eye(C)[pseudo_labels])
+    logits = tf.constant(np.eye(C)[batches[1][1]])
     loss = FOUND["semantic_alignment_loss"](
-        holders[0], tf.constant(source_labels), holders[1], logits, 1 - RATE
+        holders[0], tf.constant(batches[0][1]), holders[1], logits, 1 - RATE
     )
     gradients = [tf.convert_to_tensor(part) for part in tf.gradients(loss, holders)]
+    embeds = [batch[0] for batch in batches]
     with initialized_session() as session:
         for _ in range(times):
-            found = session.run([loss, gradients], dict(zip(holders, (source, target))))
-    batch = source, source_labels, target, pseudo_labels
-    np.testing.assert_allclose(found[0], aligned(*batch, times), rtol=1e-8)
-    # Only the last update carries a gradient.
-    tables = [np.zeros([C, D]), np.zeros([C, D])]
-    for _ in range(times - 1):
-        tables[0], _ = reference.apply(mean_window, tables[0], np.zeros(C), *batch[:2])
-        tables[1], _ = reference.apply(mean_window, tables[1], np.zeros(C), *batch[2:])
+            found = session.run([loss, gradients], dict(zip(holders, embeds)))
 
-    def last(source, target):
-        one, _ = reference.apply(mean_window, tables[0], np.zeros(C), source, source_labels)
-        other, _ = reference.apply(mean_window, tables[1], np.zeros(C), target, pseudo_labels)
-        return np.sum((one - other) ** 2)
+    def update(tables, embeds):
+        labels = [batch[1] for batch in batches]
+        return [
+            reference.apply(mean_window, *each)[0]
+            for each in zip(tables, np.zeros([2, C], int), embeds, labels)
+        ]
 
-    numeric = gradient_of(lambda value: last(value, target), source)
-    np.testing.assert_allclose(found[1][0], numeric, atol=1e-6)
-    numeric = gradient_of(lambda value: last(source, value), target)
-    np.testing.assert_allclose(found[1][1], numeric, atol=1e-6)
-    assert np.abs(numeric).max() > 0.1
+    def loss_of(tables, embeds):
+        source, target = update(tables, embeds)
+        return np.sum((source - target) ** 2)
+
+    tables = np.zeros([2, C, D])
+    for _ in range(times - 1):  # Only the last update carries a gradient.
+        tables = update(tables, embeds)
+    np.testing.assert_allclose(found[0], loss_of(tables, embeds), rtol=1e-8)
+    for place in (0, 1):
+        others = list(embeds)
+
+        def moved(value, place=place, others=others):
+            others[place] = value
+            return loss_of(tables, others)
+
+        numeric = gradient_of(moved, embeds[place])
+        np.testing.assert_allclose(found[1][place], numeric, atol=1e-6)
+        assert np.abs(numeric).max() > 0.1
 
 
 # What each loss is for, in a small training on digits.
@@ -154,15 +153,6 @@ def softmax(labels, logits):
     )
 
 
-def class_means(embeds):
-    return np.stack([embeds[DIGITS.test_labels == label].mean(axis=0) for label in range(10)])
-
-
-def spread(embeds):
-    """The mean distance of a row to the mean of its class."""
-    return np.linalg.norm(embeds - class_means(embeds)[DIGITS.test_labels], axis=1).mean()
-
-
 def train(build, fetch, steps=300, second=None):
     """Trains what `build` returns for images, labels and a second domain, and tests `fetch`."""
     images, others = (tf.placeholder(tf.float32, [None, 28, 28]) for _ in range(2))
@@ -182,27 +172,23 @@ def train(build, fetch, steps=300, second=None):
         return session.run(fetch(images, others), feed)
 
 
-def train_for_separation(weight):
-    centers = tf_centers.create_embed_centers(10, 8)
-
-    def build(images, labels, _):
-        embeds = embed(images)
-        loss = softmax(labels, classify(embeds))
-        loss += weight * tf.reduce_mean(FOUND["contrastive_center_loss"](embeds, labels, centers))
-        optimizer = tf.train.AdamOptimizer(0.002)
-        return FOUND["train_with_centers"](loss, embeds, labels, None, centers, optimizer)
-
-    embeds = train(build, lambda images, _: embed(images, reuse=True))
-    means = class_means(embeds)
-    apart = squares_to(means, means)[~np.eye(10, dtype=bool)].min() ** 0.5
-    return apart / spread(embeds)
-
-
 def test_contrastive_center_loss_separates_classes():
     found = []
     for weight in (0.0, 30.0):
         with tf.Graph().as_default():
-            found.append(train_for_separation(weight))
+            centers = tf_centers.create_embed_centers(10, 8)
+
+            def build(images, labels, _, weight=weight, centers=centers):
+                embeds = embed(images)
+                loss = tf.reduce_mean(FOUND["contrastive_center_loss"](embeds, labels, centers))
+                loss = softmax(labels, classify(embeds)) + weight * loss
+                optimizer = tf.train.AdamOptimizer(0.002)
+                return FOUND["train_with_centers"](loss, embeds, labels, None, centers, optimizer)
+
+            embeds = train(build, lambda images, _: embed(images, reuse=True))
+        means = np.stack([embeds[DIGITS.test_labels == label].mean(axis=0) for label in range(10)])
+        spread = np.linalg.norm(embeds - means[DIGITS.test_labels], axis=1).mean()
+        found.append(squares_to(means, means)[~np.eye(10, dtype=bool)].min() ** 0.5 / spread)
     assert found[1] > 1.15 * found[0]
 
 
@@ -222,30 +208,24 @@ def test_distance_softmax_trains_for_the_nearest_center():
     assert np.mean(train(build, fetch) == DIGITS.test_labels) > 0.85
 
 
-def train_for_two_domains(weight, noisy):
-    for scope in ("source", "target"):
-        tf_centers.create_embed_centers(10, 8, scope)
-
-    def build(images, labels, others):
-        embeds, other_embeds = embed(images), embed(others, reuse=True)
-        logits, other_logits = classify(embeds), classify(other_embeds, reuse=True)
-        loss = softmax(labels, logits)
-        loss += weight * FOUND["semantic_alignment_loss"](
-            embeds, labels, other_embeds, other_logits
-        )
-        return tf.train.AdamOptimizer(0.001).minimize(loss)
-
-    def fetch(_, others):
-        return tf.argmax(classify(embed(others, reuse=True), reuse=True), axis=1)
-
-    return np.mean(train(build, fetch, second=noisy) == DIGITS.test_labels)
-
-
 def test_semantic_alignment_carries_over_to_the_second_domain():
     random = np.random.RandomState(1)
     noisy = [np.clip(x + 0.25 * np.abs(random.randn(*x.shape)), 0, 1) for x in (TRAIN, TEST)]
     found = []
     for weight in (0.0, 0.01):
+
+        def build(images, labels, others, weight=weight):
+            embeds, other_embeds = embed(images), embed(others, reuse=True)
+            logits, other_logits = classify(embeds), classify(other_embeds, reuse=True)
+            alignment = FOUND["semantic_alignment_loss"](embeds, labels, other_embeds, other_logits)
+            loss = softmax(labels, logits) + weight * alignment
+            return tf.train.AdamOptimizer(0.001).minimize(loss)
+
+        def fetch(_, others):
+            return tf.argmax(classify(embed(others, reuse=True), reuse=True), axis=1)
+
         with tf.Graph().as_default():
-            found.append(train_for_two_domains(weight, noisy))
+            for scope in ("source", "target"):
+                tf_centers.create_embed_centers(10, 8, scope)
+            found.append(np.mean(train(build, fetch, second=noisy) == DIGITS.test_labels))
     assert found[1] > found[0] + 0.15

@@ -1,36 +1,27 @@
-"""The Keras layer on two replicas, held against the same model in a single process.
-
-The test runs this file as a program, in a process of its own.
-"""
+"""The Keras layer on two replicas, held against the same model in a single process."""
 
 import os
-import sys
 import tempfile
 
+import check_replicas
 import numpy as np
 import pytest
 import tensorflow
+from helpers import MEAN
+from programs import in_own_process
 from tensorflow import keras
+from tf2_code import needs_gathers
 
-import tf_centers
 from tf_centers.keras import ComputeCenter
 
 BATCH = 8
-
-
-@pytest.mark.skipif(
-    not hasattr(tensorflow.distribute.ReplicaContext, "all_gather"),
-    reason="TensorFlow before 2.4 cannot gather within replicas",
-)
-def test_fit_evaluate_save_and_load_on_two_replicas(start):
-    assert start(__file__, apart=True).end() == "all well\n"
 
 
 def _make_model():
     features, labels = keras.Input([4]), keras.Input([1], dtype="int64")
     embeds = keras.layers.Dense(3, kernel_initializer="ones")(features)
     logits = keras.layers.Dense(5, kernel_initializer="zeros")(embeds)
-    distances = ComputeCenter(5, tf_centers.CumulativeMean(), 0.1, name="center")([labels, embeds])
+    distances = ComputeCenter(5, MEAN, 0.1, name="center")([labels, embeds])
     model = keras.Model([features, labels], [logits, distances])
     softmax = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     # Nothing else learns, so that the embeddings of both models stay the same bits.
@@ -51,10 +42,9 @@ def _values(strategy, model):
     ]
 
 
-def _main():
-    sys.path.append(os.path.join("scripts", "maintenance"))
-    import check_replicas
-
+@needs_gathers
+@in_own_process
+def test_fit_evaluate_save_and_load_on_two_replicas():
     strategy = check_replicas.make_strategy(2)
     with strategy.scope():
         copied = _make_model()
@@ -92,18 +82,10 @@ def _main():
     check_same(copied)
     bad = y.copy()
     bad[5] = 5  # in the part of the second replica
-    try:
+    message = r"expected every label in \[0, 5\), found\] \[5\]"
+    with pytest.raises(tensorflow.errors.InvalidArgumentError, match=message):
         fit(copied, BATCH, bad)
-    except tensorflow.errors.InvalidArgumentError as error:
-        assert "expected every label in [0, 5), found] [5]" in str(error), str(error)
-    else:
-        raise AssertionError("a bad label passed")
     check_same(copied)
     fit(copied)
     fit(single)
     check_same(copied)
-
-
-if __name__ == "__main__":
-    _main()
-    print("all well")

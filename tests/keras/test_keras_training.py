@@ -1,0 +1,189 @@
+"""The Keras layer in training: its loss, its gradient, its centers."""
+
+import numpy as np
+import pytest
+import tensorflow
+import tensorflow.compat.v1 as tf
+from helpers import MEAN, B, C, D
+from keras_models import (
+    MARKS,
+    WEIGHT,
+    Subclassed,
+    batches,
+    check_learning,
+    check_tracking,
+    compiled,
+    dense_model,
+    feed,
+    half_squares,
+    layer_of,
+    needs_graphs,
+    needs_keras3,
+    plain_model,
+    unchanged,
+)
+from tensorflow import keras
+from tf2_code import as_called, eager_or_function, needs_tf2
+from updaters import UPDATERS
+
+from tf_centers.keras import ComputeCenter
+
+pytestmark = MARKS
+CUMULATIVE = UPDATERS["cumulative"]
+MODELS = pytest.mark.parametrize("model", [dense_model, Subclassed])
+
+
+@pytest.mark.parametrize("name", sorted(UPDATERS))
+def test_tracks_and_measures(name):
+    check_tracking(UPDATERS[name])
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"read": "after"}, {"updater": UPDATERS["window"].updater}], ids=["read", "updater"]
+)
+def test_wrong_tracking_is_rejected(wrong):
+    with pytest.raises(AssertionError, match="Not equal to tolerance"):
+        check_tracking(CUMULATIVE, **wrong)
+
+
+@MODELS
+def test_learns_by_the_gradient(model):
+    check_learning(compiled(model(MEAN)))
+
+
+@pytest.mark.parametrize("wrong", [{"weight": 1.1 * WEIGHT}, {"updater": None}], ids=str)
+def test_wrong_gradients_are_rejected(wrong):
+    with pytest.raises(AssertionError, match="Not equal to tolerance"):
+        check_learning(dense_model(**{"updater": MEAN, **wrong}))
+
+
+@MODELS
+def test_weight_zero_tracks_all_the_same(model):
+    models = [compiled(model(MEAN, weight=weight)) for weight in (0, WEIGHT)]
+    (batch,) = batches(1, D + 1)
+    for each in models:
+        each.predict(batch, verbose=0)
+    models[0].set_weights(models[1].get_weights())
+    before = models[0].get_weights()
+    assert models[0].train_on_batch(batch) == 0
+    assert models[1].train_on_batch(batch) > 0
+    found = [layer_of(each).get_weights() for each in models]
+    np.testing.assert_array_equal(found[0][0], found[1][0])
+    assert found[0][0].any() and found[0][1].sum() == found[1][1].sum() == B
+    moved = [
+        [not np.array_equal(*pair) for pair in zip(each.get_weights(), before)] for each in models
+    ]
+    assert sorted(moved[0]) == [False, True, True] and all(moved[1])  # The kernel is the third.
+
+
+@MODELS
+def test_fit_runs_every_batch(model, recwarn):
+    model = compiled(model(MEAN))
+    labels, rows = (np.concatenate(parts) for parts in zip(*batches(3, D + 1)))
+    model.fit([labels, rows], batch_size=B, epochs=2, verbose=0)
+    counts = layer_of(model).get_weights()[1]
+    np.testing.assert_array_equal(counts, 2 * np.bincount(labels.ravel(), minlength=C))
+    assert not [w for w in model.trainable_weights if "ctrs" in w.name or "counts" in w.name]
+    # Keras finds the shapes of a subclassed model before there are variables.
+    assert not [w for w in recwarn if "unbuilt" in str(w.message)]
+
+
+def test_frozen_it_only_looks_up():
+    model = plain_model(MEAN)
+    model.train_on_batch(feed([1, 3]))
+    weights = model.get_weights()
+    model = plain_model(MEAN, trainable=False)
+    model.set_weights(weights)
+    with unchanged(layer_of(model)):
+        assert model.train_on_batch(feed([1, 3], 2.0)) == 0.5 * D
+
+
+@needs_tf2
+@eager_or_function
+@pytest.mark.parametrize("switch", [bool, tf.constant], ids=["bool", "tensor"])
+def test_called_by_hand(how, switch):
+    """In a training loop of one's own: no path to the centers, one trace for all batches."""
+    layer, traces = ComputeCenter(C, MEAN, WEIGHT), []
+
+    def step(labels, rows, training):
+        traces.append(1)
+        with tensorflow.GradientTape() as tape:
+            tape.watch(rows)
+            distances = layer([labels, rows], training=training)
+            loss = tensorflow.add_n(layer.losses)
+        return distances, loss, tape.gradient(loss, rows)
+
+    ctrs = np.zeros([C, D])
+    layer.build([(None,), (None, D)])
+    step = as_called(how, step)
+    for labels, rows in batches(3):
+        labels = labels.ravel()
+        distances, loss, gradient = step(tf.constant(labels), tf.constant(rows), switch(True))
+        expected = half_squares(rows, ctrs, labels)
+        np.testing.assert_allclose(distances, expected, rtol=1e-5)
+        np.testing.assert_allclose(loss, WEIGHT * expected.mean(), rtol=1e-5)
+        np.testing.assert_allclose(gradient, WEIGHT / B * (rows - ctrs[labels]), atol=1e-6)
+        ctrs = layer.get_weights()[0]
+        with unchanged(layer):
+            distances, _, _ = step(tf.constant(labels), tf.constant(rows), switch(False))
+            np.testing.assert_allclose(distances, half_squares(rows, ctrs, labels), rtol=1e-4)
+    assert layer.get_weights()[1].sum() == 3 * B
+    assert len(traces) == {"eager": 6, "function": 2 if switch is bool else 1}[how]
+    ctrs = getattr(layer.ctrs, "value", layer.ctrs)  # Keras 3 has variables of its own
+    ctrs = ctrs() if callable(ctrs) else ctrs
+    with tensorflow.GradientTape() as tape:
+        tape.watch(ctrs)
+        distances = layer([tf.constant([1]), tf.ones([1, D])], training=True)
+    assert tape.gradient(distances, ctrs) is None
+
+
+@needs_tf2
+def test_empty_batch():
+    layer = ComputeCenter(C)
+    assert layer([tf.zeros([0], tf.int64), tf.zeros([0, D])], training=True).shape == (0,)
+    assert [float(loss) for loss in layer.losses] == [0.0]
+
+
+@needs_keras3
+def test_stateless_call_is_refused():
+    layer = ComputeCenter(C)
+    inputs = [tf.constant([1]), tf.ones([1, D])]
+    layer(inputs)
+    state = [tf.identity(v.value) for v in layer.non_trainable_variables]
+    with pytest.raises(NotImplementedError, match="ComputeCenter: stateless_call"):
+        layer.stateless_call([], state, inputs, training=True)
+
+
+@needs_tf2
+@pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16", "float16", "float64"])
+def test_precision(policy, set_policy):
+    """Centers are float32 at least, and float labels keep their digits."""
+    set_policy(policy)
+    inputs = [keras.Input((), dtype="float32"), keras.Input((D + 1,))]
+    embeds = keras.layers.Dense(D, use_bias=False, kernel_initializer="ones")(inputs[1])
+    assert tf.as_dtype(embeds.dtype).name == policy.replace("mixed_", "")
+    distances = ComputeCenter(5000, MEAN)([inputs[0], embeds])
+    # With a loss beside that of the layer: Keras adds only losses of one dtype.
+    model = compiled(keras.Model(inputs, [embeds, distances]), loss=["mse", None])
+    label = 4097  # 4096 in float16
+    rows = np.linspace(1, 2, D + 1, dtype=np.float32)[np.newaxis]
+    model.fit([np.array([label], np.float32), rows], np.ones([1, D]), verbose=0)
+    ctrs, counts = layer_of(model).get_weights()
+    assert ctrs.dtype == (np.float64 if policy == "float64" else np.float32)
+    assert counts[label] == 1 == counts.sum()
+    np.testing.assert_allclose(ctrs[label], [9.0] * D, rtol=0.01)  # 1 + 1.2 + 1.4 + ... + 2
+    assert tf.as_dtype(layer_of(model).ctrs.dtype).name == ctrs.dtype.name
+
+
+@needs_graphs
+def test_precision_in_graphs():
+    policy = keras.mixed_precision.experimental.Policy("mixed_float16")
+    layer = ComputeCenter(C, MEAN, dtype=policy)
+    layer([tf.constant([1]), tf.ones([1, D], tf.float16)], training=True)
+    assert layer.ctrs.dtype.base_dtype == tf.float32 and isinstance(layer.ctrs, tf.Variable)
+    assert type(layer.ctrs) is type(layer.counts)  # none that casts itself
+    keras.backend.set_floatx("float64")
+    try:
+        assert plain_model().layers[-1].get_weights()[0].dtype == np.float64
+    finally:
+        keras.backend.set_floatx("float32")

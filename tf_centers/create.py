@@ -1,0 +1,102 @@
+"""Creates tables of centers."""
+
+from typing import Any, List
+
+import tensorflow.compat.v1 as tf
+
+from tf_centers import arguments
+from tf_centers.access import in_tf2_code
+from tf_centers.tables import FLOAT_DTYPES, EmbedCenters, add_counts, as_table, check_replicas
+from tf_centers.variables import find_counts, find_variable, join, make_counts, zeros
+
+
+@arguments.no_autograph
+def create_embed_centers(
+    num_classes: int,
+    num_dims: int,
+    scope: str = "embed",
+    dtype: Any = tf.float32,
+    initializer: Any = None,
+    initial_counts: Any = 0,
+) -> EmbedCenters:
+    """Creates the variables `<scope>/ctrs` and `<scope>/ctrs_count`.
+
+    Neither is trainable, and `tf.train.Saver` saves both. A scope that reuses variables returns
+    existing ones. A partitioner (`tf.fixed_size_partitioner`) splits both by rows into shards. In
+    the scope of a `tf.distribute` strategy, from TensorFlow 2.4 on, every replica gets a copy.
+
+    Args:
+      num_classes: Python integer C, at least 1.
+      num_dims: Python integer D, at least 1.
+      scope: name of the variable scope, below the current one.
+      dtype: floating dtype of the centers; the counts are int64.
+      initializer: initializer, tensor or array `[C, D]` for the centers; None is zeros.
+      initial_counts: how many rows the initial value of each class stands for, an integer at least
+        0 or integers `[C]`. A class with 1 or more counts as seen.
+
+    Returns:
+      `EmbedCenters(ctrs [C, D], counts [C])`.
+
+    Raises:
+      TypeError: sizes or counts not integers, a scope not a string, a dtype not floating.
+      ValueError: a size below 1, a count below 0, not one count per class; existing `ctrs` of
+        another shape or dtype, or in a scope that does not reuse them; a partitioner that splits
+        columns; several replicas before TensorFlow 2.4; a call inside a `tf.function`.
+    """
+    caller = "create_embed_centers"
+    if in_tf2_code() and not tf.executing_eagerly():
+        raise ValueError(
+            f"{caller}: expected a call outside of any tf.function, since variables are created "
+            "once, got one inside; create the centers before, and pass them as centers"
+        )
+    num_classes = arguments.as_size(caller, "num_classes", num_classes)
+    num_dims = arguments.as_size(caller, "num_dims", num_dims)
+    if not isinstance(scope, str):
+        raise TypeError(f"{caller}: scope must be a string, got {scope!r}")
+    floating = [known for known in FLOAT_DTYPES if known == dtype]
+    if not floating:
+        got = getattr(dtype, "name", repr(dtype))
+        raise TypeError(f"{caller}: dtype must be a floating dtype, got {got}")
+    dtype = floating[0]
+    initial = arguments.as_row_counts(caller, "initial_counts", initial_counts, num_classes)
+    check_replicas(caller, tf.distribute.get_strategy().num_replicas_in_sync)
+    shape = [num_classes, num_dims]
+    name = join(tf.get_variable_scope().name, scope, "ctrs")
+    ctrs = find_variable(name)
+    if ctrs is None:
+        ctrs = _make_ctrs(caller, scope, shape, dtype, initializer)
+    elif not tf.get_variable_scope().reuse:
+        raise ValueError(
+            f"{caller}: {name} already exists; pass it as centers to the other calls, or create it "
+            "in a scope with reuse=tf.AUTO_REUSE"
+        )
+    table = as_table(caller, ctrs)
+    if table.shape != shape or table.dtype != dtype:
+        found = f"found shape {table.shape} and {table.dtype.name}"
+        raise ValueError(f"{caller}: expected {name} of shape {shape} and {dtype.name}, {found}")
+    counts = find_counts(table.name)
+    counts = make_counts(caller, table, initial) if counts is None else counts
+    add_counts(caller, table, counts)
+    return EmbedCenters(ctrs, counts)
+
+
+def _make_ctrs(caller: str, scope: str, shape: List[int], dtype: tf.DType, init: Any) -> Any:
+    partitioner = tf.get_variable_scope().partitioner
+    split = partitioner(shape=tf.TensorShape(shape), dtype=dtype) if partitioner else [1, 1]
+    if list(split[1:]) != [1]:
+        raise ValueError(
+            f"{caller}: the partitioner of the variable scope must split centers of shape {shape} "
+            f"by rows alone, got parts {list(split)}"
+        )
+    try:
+        init = zeros if init is None else init
+        size = shape if callable(init) else None  # A tensor brings its own.
+        if size is None:
+            init = tf.cast(tf.convert_to_tensor(init), dtype)
+            if init.shape.as_list() != shape:
+                raise ValueError(f"initializer must have shape {shape}, got {init.shape}")
+        with tf.variable_scope(scope) as here:
+            here.set_regularizer(None)
+            return tf.get_variable("ctrs", size, dtype, init, trainable=False)
+    except (TypeError, ValueError) as error:
+        raise type(error)(f"{caller}: {error}") from error
