@@ -124,7 +124,7 @@ def faults_of_commands(text):
     """Scripts named with arguments, in prose or blocks, have to exist and to have the flags."""
     faults = []
     defined = "".join(path.read_text(encoding="utf-8") for path in ROOT.glob("scripts/**/*.py"))
-    names = set(re.findall(r'"(\w+)"', defined))  # some flags are defined in a loop over names
+    names = set(re.findall(r'"(?:--)?(\w+)"', defined))  # some are defined in a loop
     text = text.replace("\\\n", " ")
     for script, arguments in re.findall(r"\b(scripts/[\w/]+\.\w+)((?:\s+--?\w[^\s`]*)*)", text):
         if not (ROOT / script).exists():
