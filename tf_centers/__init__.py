@@ -14,8 +14,7 @@ if importlib.util.find_spec("tensorflow") is None:
     )
 
 from tf_centers.create import create_embed_centers
-from tf_centers.distances import NearestCenters, center_distances, nearest_centers
-from tf_centers.losses import center_loss
+from tf_centers.distances import NearestCenters, center_distances, center_loss, nearest_centers
 from tf_centers.ops import get_embed_centers, lookup_embed_centers, update_embed_centers
 from tf_centers.row_weights import Rows, Updater
 from tf_centers.summaries import summarize_centers

@@ -42,11 +42,10 @@ def write_rows(variable: Any, rows: tf.Tensor, values: tf.Tensor) -> Any:
 def write_first_rows(variable: Any, values: tf.Tensor) -> Any:
     """Overwrites the first rows of a variable; returns what `write_rows` does."""
     values = tf.cast(values, variable.dtype.base_dtype)
-    if values.shape.as_list()[0] == variable.shape.as_list()[0]:
-        # The variable takes over the memory of the values.
-        with colocated(variable):
-            return tf.assign(variable, values)
-    return write_rows(variable, tf.range(tf.shape(values)[0]), values)
+    if values.shape[0] != variable.shape[0]:
+        return write_rows(variable, tf.range(tf.shape(values)[0]), values)
+    with colocated(variable):  # The variable takes over the memory of the values.
+        return tf.assign(variable, values)
 
 
 def add_to_rows(variable: Any, rows: tf.Tensor, values: tf.Tensor) -> Any:
@@ -106,10 +105,7 @@ def on_device_of(variable: Any) -> Any:
     """As `colocated`, for ops that have no resource to follow."""
     if not in_tf2_code() and variable.op.graph is tf.get_default_graph():
         return colocated(variable)
-    stack = contextlib.ExitStack()
-    stack.enter_context(tf.device(None))  # forgets the device of the caller
-    stack.enter_context(tf.device(variable.device))
-    return stack
+    return _only_on(variable.device)
 
 
 def on_machine_of(variable: Any) -> Any:
@@ -118,12 +114,9 @@ def on_machine_of(variable: Any) -> Any:
     TensorFlow chooses the type of device, since not every op has a kernel for that of the variable.
     """
     spec = tf.DeviceSpec.from_string(variable.device or "")
-    machine = tf.DeviceSpec(job=spec.job, replica=spec.replica, task=spec.task).to_string()
-    stack = contextlib.ExitStack()
-    if spec.job is not None and not in_tf2_code():
-        stack.enter_context(tf.device(None))  # forgets the worker's own device
-        stack.enter_context(tf.device(machine))
-    return stack
+    if spec.job is None or in_tf2_code():
+        return contextlib.nullcontext()
+    return _only_on(tf.DeviceSpec(job=spec.job, replica=spec.replica, task=spec.task).to_string())
 
 
 def on_host() -> Any:
@@ -133,6 +126,13 @@ def on_host() -> Any:
     shape.
     """
     return tf.device("/device:CPU:0")
+
+
+def _only_on(device: str) -> Any:
+    stack = contextlib.ExitStack()
+    stack.enter_context(tf.device(None))  # forgets the device of the caller
+    stack.enter_context(tf.device(device))
+    return stack
 
 
 def control_flow() -> Tuple[bool, Dict[str, str]]:

@@ -81,9 +81,9 @@ def as_row_counts(caller: str, name: str, value: Any, num_classes: int) -> np.nd
     return counts
 
 
-def check_choice(caller: str, name: str, value: Any, choices: Tuple[str, ...]) -> None:
-    """Raises a `ValueError` unless the value is one of the choices."""
-    if not isinstance(value, str) or value not in choices:
+def check_choice(caller: str, name: str, value: Any, choices: Tuple[Any, ...]) -> None:
+    """Raises a `ValueError` unless the value is one of the choices, of their type."""
+    if not isinstance(value, type(choices[0])) or value not in choices:
         allowed = " or ".join(repr(choice) for choice in choices)
         raise ValueError(f"{caller}: {name} must be {allowed}, got {value!r}")
 

@@ -6,7 +6,7 @@ import tensorflow.compat.v1 as tf
 
 from tf_centers import arguments
 from tf_centers.access import in_tf2_code
-from tf_centers.tables import FLOAT_DTYPES, EmbedCenters, add_counts, as_table, check_replicas
+from tf_centers.tables import FLOAT_DTYPES, EmbedCenters, add_counts, as_table
 from tf_centers.variables import find_counts, find_variable, join, make_counts, zeros
 
 
@@ -59,7 +59,6 @@ def create_embed_centers(
         raise TypeError(f"{caller}: dtype must be a floating dtype, got {got}")
     dtype = floating[0]
     initial = arguments.as_row_counts(caller, "initial_counts", initial_counts, num_classes)
-    check_replicas(caller, tf.distribute.get_strategy().num_replicas_in_sync)
     shape = [num_classes, num_dims]
     name = join(tf.get_variable_scope().name, scope, "ctrs")
     ctrs = find_variable(name)
@@ -76,7 +75,7 @@ def create_embed_centers(
         raise ValueError(f"{caller}: expected {name} of shape {shape} and {dtype.name}, {found}")
     counts = find_counts(table.name)
     counts = make_counts(caller, table, initial) if counts is None else counts
-    add_counts(caller, table, counts)
+    add_counts(caller, table, counts)  # which checks them
     return EmbedCenters(ctrs, counts)
 
 
@@ -89,9 +88,10 @@ def _make_ctrs(caller: str, scope: str, shape: List[int], dtype: tf.DType, init:
             f"by rows alone, got parts {list(split)}"
         )
     try:
-        init = zeros if init is None else init
-        size = shape if callable(init) else None  # A tensor brings its own.
-        if size is None:
+        size = None  # A tensor brings its own.
+        if init is None or callable(init):
+            init, size = init or zeros, shape
+        else:
             init = tf.cast(tf.convert_to_tensor(init), dtype)
             if init.shape.as_list() != shape:
                 raise ValueError(f"initializer must have shape {shape}, got {init.shape}")

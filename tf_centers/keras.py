@@ -9,8 +9,8 @@ from tensorflow import Variable, keras
 from tf_centers import arguments, keras_arguments, replicas
 from tf_centers.batch import check_batch
 from tf_centers.checks import Checks
+from tf_centers.distances import center_loss
 from tf_centers.keras_arguments import CALLER
-from tf_centers.losses import center_loss
 from tf_centers.ops import counts_for, update_or_look_up
 from tf_centers.row_weights import Updater
 from tf_centers.tables import EmbedCenters

@@ -49,11 +49,7 @@ def _may_overlap(one: _Place, other: _Place) -> bool:
 
 
 def take_locks(shards: Sequence[EmbedCenters]) -> List[Any]:
-    """Takes the locks of all shards, in their order, after every control dependency in force.
-
-    Bring the inputs of the update to the machines of the shards before, so that no lock is held
-    while they arrive.
-    """
+    """Takes the locks of all shards, in their order, after every control dependency in force."""
     locks: List[Any] = []
     for shard in shards:
         variable = shard.ctrs

@@ -39,16 +39,13 @@ def get_embed_centers(
         return gather(ctrs, labels)
 
     is meant to do, even with repeated labels, and with both ref and resource variables. Nothing is
-    written, in any shard or copy, before every check of the batch has passed. XLA cannot compile
+    written, in any shard or copy, before every check of the batch has passed. On the replicas of a
+    distribution strategy, every copy is updated with the rows of all replicas. XLA cannot compile
     updates or masks; under XLA a lookup of a bad label returns NaN rows.
 
-    On the replicas of a distribution strategy, with centers created in its scope, every copy is
-    updated with the rows of all replicas, and each replica gets the centers of its own rows.
-
     Args:
-      embed_batch: floating `[B, D]`, cast to the dtype of the centers; or `[B, T, D]`, a batch of
-        `B * T` rows in row-major order. An unknown rank is taken as `[B, D]`, so for `[B, T, D]`
-        the static shape must have three axes.
+      embed_batch: floating `[B, D]`, cast to the dtype of the centers; or, where the static shape
+        has three axes, `[B, T, D]`, a batch of `B * T` rows in row-major order.
       label_batch: integers `[B]` or `[B, 1]` in [0, C); `[B, T]` for embeddings `[B, T, D]`.
       updater: `CumulativeMean`, `ExponentialWindow`, `WenUpdate` or an `Updater` of your own; None
         is `ExponentialWindow(0.95)`.
@@ -60,16 +57,14 @@ def get_embed_centers(
       is_training: bool or scalar bool tensor; False only looks centers up.
       read: "after" returns the centers after the update, "before" those before it. In both cases
         the update has been applied when the result is available.
-      use_locking: makes the update atomic among all threads of a session and all workers of a
-        cluster that also lock, so that the cumulative mean is that of all their rows. Without it,
-        updates of one table that run at the same time may overwrite each other, which a graph that
-        allows it logs as a warning. A step that is cancelled between the writes of two shards may
-        have written only the first. CPU only.
+      use_locking: makes the update atomic among all threads and workers that also lock. Without
+        it, updates of one table that run at the same time may overwrite each other, which a graph
+        that allows it logs as a warning. A step that is cancelled between the writes of two shards
+        may have written only the first. CPU only.
       validate_args: False drops the checks at run time.
-      stop_gradient: if False, which needs `read="after"`, the gradient of this update flows to the
-        embeddings: returned row i has derivative `w_j` with respect to each row j of its class in
-        the batch. Either way, none flows to the table or through masked rows. On several
-        replicas it is the derivative of the sum of their losses, and needs a `tf.function`.
+      stop_gradient: if False, which needs `read="after"`, returned row i has derivative `w_j` with
+        respect to each row j of its class in the batch. None flows to the table or through masked
+        rows. On several replicas it is that of the sum of their losses, in a `tf.function` only.
       name: name of the scope of the ops.
 
     Returns:
@@ -87,8 +82,7 @@ def get_embed_centers(
     Examples:
       >>> with tf.variable_scope("embed"):
       ...     ctrs = tf.get_variable("ctrs", [10, 2], initializer=tf.zeros_initializer())
-      >>> embeds = tf.constant([[1.0, 2.0], [3.0, 4.0]])
-      >>> rows = get_embed_centers(embeds, tf.constant([7, 7]))
+      >>> rows = get_embed_centers([[1.0, 2.0], [3.0, 4.0]], [7, 7])
       >>> sess = tf.Session()
       >>> sess.run(tf.global_variables_initializer())
       >>> sess.run(rows).round(4)
@@ -188,25 +182,21 @@ def lookup_embed_centers(
       name: name of the scope of the ops.
 
     Returns:
-      `[B, D]`, or `[B, T, D]` for labels `[B, T]`, in the dtype of the centers; no gradient flows
-      into it. Under `tf.function(jit_compile=True)`, where XLA drops every assertion, all rows are
-      NaN if any label is out of range.
+      `[B, D]`, or `[B, T, D]` for labels `[B, T]`, in the dtype of the centers, without a gradient.
+      Under XLA, which drops every assertion, all rows are NaN if any label is out of range.
 
     Raises:
       TypeError: labels that are not integers.
       ValueError: labels of another shape, missing centers.
-      tf.errors.InvalidArgumentError: at run time, for a label out of range or labels of another
-        shape.
+      tf.errors.InvalidArgumentError: at run time, for labels out of range or of another shape.
 
     Examples:
-      >>> centers = create_embed_centers(2, 2, initializer=[[1.0, 2.0], [3.0, 4.0]])
+      >>> centers = create_embed_centers(2, 1, initializer=[[1.0], [3.0]])
       >>> rows = lookup_embed_centers([1, 1, 0], centers)
       >>> sess = tf.Session()
       >>> sess.run(tf.global_variables_initializer())
-      >>> sess.run(rows)
-      array([[3., 4.],
-             [3., 4.],
-             [1., 2.]], dtype=float32)
+      >>> sess.run(rows)[:, 0]
+      array([3., 3., 1.], dtype=float32)
     """
     caller = "lookup_embed_centers"
     with tf.name_scope(name, caller, [label_batch]):
@@ -228,7 +218,7 @@ def update_or_look_up(
     batch: Batch,
     training: Any,
     read: str,
-    use_locking: bool,
+    lock: bool,
 ) -> tf.Tensor:
     """The center of each row `[R, D]`, with an update if `training`, a bool or a tensor."""
     if training is False:
@@ -241,7 +231,7 @@ def update_or_look_up(
         size = tf.where(training, tf.size(batch.labels), 0)
         others = batch.labels[size:]
         batch = batch._replace(embeds=batch.embeds[:size], labels=batch.labels[:size])
-    rows, writes = update_table(checks, table, updater, batch, read, use_locking)
+    rows, writes = update_table(checks, table, updater, batch, read, lock)
     with tf.control_dependencies(writes):
         rows = tf.identity(rows)
     if others is None:

@@ -1,6 +1,6 @@
 """Row weights: what they may depend on, the class that defines them, and how an update asks it."""
 
-from typing import Any, Callable, Dict, Optional, Tuple, TypeVar
+from typing import Any, Callable, Dict, Tuple, TypeVar
 
 import tensorflow.compat.v1 as tf
 from tensorflow import Variable
@@ -21,21 +21,10 @@ class Rows:
       >>> class HalfWayToTheLastRow(Updater):
       ...     def row_weights(self, rows):
       ...         return 0.5 * tf.cast(tf.equal(rows.later, 0), rows.dtype)
-      >>> centers = create_embed_centers(num_classes=3, num_dims=1)
-      >>> rows = get_embed_centers([[4.0], [8.0]], [2, 2], HalfWayToTheLastRow(), centers)
-      >>> sess = tf.Session()
-      >>> sess.run(tf.global_variables_initializer())
-      >>> sess.run(rows)[:, 0]
-      array([4., 4.], dtype=float32)
     """
 
     def __init__(
-        self,
-        dtype: tf.DType,
-        group: tf.Tensor,
-        sizes: tf.Tensor,
-        read_rate: Callable[[str, Any, bool], Any],
-        seen: Optional[tf.Tensor] = None,
+        self, dtype: tf.DType, read_rate: Any, group: Any, sizes: Any, seen: Any = None
     ) -> None:
         """Takes the class of each row `[R]`, and the sizes and counts of the classes `[U]`."""
         self.dtype, self._read_rate = dtype, read_rate

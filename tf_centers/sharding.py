@@ -1,7 +1,7 @@
 """Where lookups and updates run: on the machine of each shard, with or without its lock."""
 
-import functools
-from typing import Any, Callable, List, NamedTuple, Optional, Tuple, TypeVar
+from functools import partial, reduce
+from typing import Any, Callable, List, Tuple, TypeVar
 
 import tensorflow.compat.v1 as tf
 
@@ -19,103 +19,82 @@ from tf_centers.checks import Checks
 from tf_centers.locking import release_locks, take_locks, warn_of_overlap
 from tf_centers.replicas import barrier
 from tf_centers.row_weights import Updater, Weigher
-from tf_centers.tables import EmbedCenters, Table
+from tf_centers.tables import Table
 from tf_centers.update import ShardUpdate
 
 _T = TypeVar("_T")
 
 
-class Part(NamedTuple):
-    """The rows of a batch whose classes one shard holds.
-
-    `places` is None for all of it, where the table is whole. `labels` count from the first class of
-    the shard.
-    """
-
-    places: Optional[tf.Tensor]
-    labels: tf.Tensor
-
-
 def read_table(checks: Checks, table: Table, labels: tf.Tensor, field: str = "ctrs") -> tf.Tensor:
     """Gathers the centers (or "counts") of `labels [R]`; only they cross the network."""
-    parts = _split(checks, table, labels, updates=False)
-    rows = _on_each(table, lambda shard, p: read_rows(getattr(shard, field), p.labels), parts)
-    return tf.stop_gradient(checks.nan_unless_passed(_join(parts, rows, labels)))
+    parts, places = _split(checks, table, labels, updates=False)
+    variables = [getattr(shard, field) for shard in table.shards]
+    rows = _on_each(table, [partial(read_rows, *each) for each in zip(variables, parts)])
+    return tf.stop_gradient(checks.nan_unless_passed(_join(places, rows, labels)))
 
 
 def update_table(
-    checks: Checks,
-    table: Table,
-    updater: Updater,
-    batch: Batch,
-    read: str,
-    use_locking: bool,
+    checks: Checks, table: Table, updater: Updater, batch: Batch, read: str, use_locking: bool
 ) -> Tuple[tf.Tensor, List[Any]]:
     """Updates the centers with a batch, in all shards or in none.
 
-    Returns:
-      The center of each row, `[R, D]`, before or after the update, and the ops that have to run for
-      the update to be done.
+    Returns the center of each row, `[R, D]`, "before" or "after" the update, and the ops that have
+    to run for the update to be done.
     """
     checks.require_finite(batch.embeds)
-    parts = _split(checks, table, batch.labels, updates=True)
+    labels, places = _split(checks, table, batch.labels, updates=True)
     weigher = Weigher(checks, updater)
     dense, replicated = not batch.stop_gradient, table.replicas > 1
-
-    embeds = [batch.embeds]
-    if len(parts) > 1:  # Here, so that each machine is sent only its own rows.
-        embeds = [take(batch.embeds, part.places, dense) for part in parts]
-    updates = _on_each(
-        table,
-        lambda shard, own: ShardUpdate(weigher, shard, own[0], own[1].labels, dense),
-        list(zip(embeds, parts)),
-    )
+    # Taken here, so that each machine is sent only its own rows.
+    embeds = [take(batch.embeds, own, dense) for own in places] or [batch.embeds]
+    each = zip(table.shards, embeds, labels)
+    updates = _on_each(table, [partial(ShardUpdate, weigher, dense, *own) for own in each])
     locks: List[Any] = []
     try:
         with uninterrupted():
             if use_locking:
-                inputs = sum(
-                    _on_each(table, lambda _, update: update.inputs(), updates), checks.ops
-                )
+                inputs = sum(_on_each(table, [own.inputs for own in updates]), checks.ops)
                 # No replica may wait for another while it holds a lock.
                 with tf.control_dependencies([barrier(inputs)] if replicated else inputs):
                     locks += take_locks(table.shards)
             with tf.control_dependencies(locks):
-                new = _on_each(table, lambda _, update: update.compute(), updates)
-            ready = checks.ops + new
-            if len(parts) > 1:
+                ready = _on_each(table, [update.compute for update in updates])
+            ready += checks.ops
+            if places:
                 ready = [tf.group(*ready)]  # which gathers them once for each machine
             if replicated and not use_locking:
                 ready = [barrier(ready)]
             with tf.control_dependencies(ready):
-                writes = _on_each(table, lambda _, update: update.write(), updates)
+                writes = _on_each(table, [update.write for update in updates])
             with tf.control_dependencies(sum(writes, [])):
                 writes.append(release_locks(table.shards, locks))
     finally:
         locks.clear()  # In eager code, the traceback of an error would go on holding them.
-    rows = _on_each(table, lambda _, update: update.rows(read), updates)
+    rows = _on_each(table, [partial(update.rows, read) for update in updates])
     warn_of_overlap(checks, table, batch.embeds.device, use_locking)
-    return _join(parts, rows, batch.labels), sum(writes, [])
+    return _join(places, rows, batch.labels), sum(writes, [])
 
 
-def _on_each(
-    table: Table, function: Callable[[EmbedCenters, Any], _T], each: List[Any]
-) -> List[_T]:
-    """The results of a function of each shard and what belongs to it, on its machine."""
+def _on_each(table: Table, calls: List[Callable[[], _T]]) -> List[_T]:
+    """The results of a call for each shard, made on its machine."""
     results = []
-    for shard, own in zip(table.shards, each):
+    for shard, call in zip(table.shards, calls):
         with on_machine_of(shard.ctrs):
-            results.append(function(shard, own))
+            results.append(call())
     return results
 
 
-def _split(checks: Checks, table: Table, labels: tf.Tensor, updates: bool) -> List[Part]:
-    """Checks the labels, and splits them by shard.
+def _split(
+    checks: Checks, table: Table, labels: tf.Tensor, updates: bool
+) -> Tuple[List[tf.Tensor], List[tf.Tensor]]:
+    """Checks the labels, and splits them by shard, in each of which they count from 0.
 
     An update holds them against the rows that each variable has when the graph runs. A lookup does
-    not, so that its graph can be frozen.
+    not, so that its graph can be frozen. Also returns the places of each shard's rows in the batch,
+    or nothing if the table is whole.
     """
-    starts, shard_of = table.starts[:-1], None
+    shard_of: Any = None
+    starts = table.starts[:-1]
     if len(starts) > 1:
         # Not tf.searchsorted, before which TensorFlow 1.15 rewrites reshapes wrongly.
         later = tf.constant(starts[1:], labels.dtype)
@@ -129,23 +108,17 @@ def _split(checks: Checks, table: Table, labels: tf.Tensor, updates: bool) -> Li
     else:
         labels = checks.guard(labels)
     if shard_of is None:
-        return [Part(None, labels)]
+        return [labels], []
     labels -= tf.gather(tf.constant(starts, labels.dtype), shard_of)
     places = tf.dynamic_partition(tf.range(tf.size(labels)), shard_of, len(starts))
-    return [Part(at, tf.gather(labels, at)) for at in places]
+    return [tf.gather(labels, own) for own in places], places
 
 
-def _check_range(
-    checks: Checks,
-    table: Table,
-    labels: tf.Tensor,
-    shard_of: Optional[tf.Tensor],
-    at_run_time: bool,
-) -> None:
+def _check_range(checks: Checks, table: Table, labels: Any, shard_of: Any, sized: bool) -> None:
     """Checks that labels `[R]`, in shards `[R]` if there are several, are in [0, C).
 
-    If `at_run_time`, each variable must also have a row for each of its labels when the graph runs,
-    and no more rows than the graph knows.
+    If `sized`, each variable must also have a row for each of its labels when the graph runs, and
+    no more rows than the graph knows.
     """
     dtype, num_classes = labels.dtype, table.shape[0]
     with on_host():
@@ -155,31 +128,28 @@ def _check_range(
         highest = tf.reduce_max(tf.bitwise.bitwise_xor(labels, lowest))
         found: List[Any] = [tf.bitwise.bitwise_xor(highest, lowest)]
     least, most = [], []
-    if at_run_time:
+    if sized:
         rows = [[rows_at_run_time(v, dtype) for v in s if v is not None] for s in table.shards]
         with on_host():
-            least = [functools.reduce(tf.minimum, own) for own in rows]
-            most = [functools.reduce(tf.maximum, own) for own in rows]
+            least = [reduce(tf.minimum, own) for own in rows]
+            most = [reduce(tf.maximum, own) for own in rows]
         has = "the table has" if shard_of is None else "each shard has"
         found += [f"while {has} at run time", least, "rows"]
 
     def fits() -> tf.Tensor:
         with on_host():
-            if not at_run_time:
+            if not sized:
                 return highest < num_classes + lowest
             if shard_of is None:
                 return tf.logical_and(highest < least[0] + lowest, most[0] <= num_classes)
-            starts, sizes = table.starts, [shard.ctrs.shape.as_list()[0] for shard in table.shards]
-            ends = tf.stack(least) + tf.constant(starts[:-1], dtype)
-            held = tf.reduce_all(labels < tf.gather(ends, shard_of))
-            known = tf.reduce_all(tf.stack(most) <= tf.constant(sizes, dtype))
+            starts = tf.constant(table.starts, dtype)
+            held = tf.reduce_all(labels < tf.gather(tf.stack(least) + starts[:-1], shard_of))
+            known = tf.reduce_all(tf.stack(most) <= starts[1:] - starts[:-1])
             return held & known & (highest < num_classes + lowest)
 
     checks.require(fits, f"every label in [0, {num_classes}), found", *found)
 
 
-def _join(parts: List[Part], rows: List[tf.Tensor], labels: tf.Tensor) -> tf.Tensor:
+def _join(places: List[tf.Tensor], rows: List[tf.Tensor], labels: tf.Tensor) -> tf.Tensor:
     """The rows of all shards in the order of the batch."""
-    if len(parts) == 1:
-        return rows[0]
-    return stitch([part.places for part in parts], rows, tf.size(labels))
+    return stitch(places, rows, tf.size(labels)) if places else rows[0]

@@ -12,8 +12,7 @@ from tf_centers.tables import Table
 from tf_centers.variables import CentersLike, find_table
 
 # The most classes that a summary reads, and compares by n * n * D multiplications.
-_MOST_NORMS = 16384
-_MOST_PAIRED = 2048
+_MOST_NORMS, _MOST_PAIRED = 16384, 2048
 
 
 @no_autograph
@@ -27,21 +26,19 @@ def summarize_centers(centers: CentersLike = "embed", name: Optional[str] = None
     | `norms`, a histogram, and `mean_norm` | Euclidean norms of the centers |
     | `inter_class_distance` | smallest Euclidean distance between the centers of two classes |
 
-    The first two lines need counts. If there are counts, classes never seen are left out of the
-    other two lines; centers that are not finite always are. A tag without a value, such as the
-    distance between fewer than two classes, is left out of that summary.
-
-    Norms cover up to 16,384 classes, and the distance all pairs of up to 2,048 classes. If C is
-    larger, they cover that many classes, evenly spaced among the labels and always the same ones.
+    The first two lines need counts; with counts, the others leave out classes never seen, and
+    always centers that are not finite. A tag without a value is left out of that summary. Norms
+    cover up to 16,384 classes, and the distance all pairs of up to 2,048, evenly spaced among the
+    labels and always the same ones.
 
     Args:
       centers: as in `get_embed_centers`.
       name: name of the scope of the ops, which starts every tag; each set of centers needs its own.
 
     Returns:
-      A scalar string tensor, all of these summaries in one, for `FileWriter.add_summary`. It may or
-      may not include an update of the same `Session.run`. The single summaries, but not this one,
-      are in `tf.GraphKeys.SUMMARIES`, for `tf.summary.merge_all` and `MonitoredTrainingSession`.
+      A scalar string tensor, all summaries in one, for `FileWriter.add_summary`. It may or may not
+      include an update of the same `Session.run`. The single ones are in `tf.GraphKeys.SUMMARIES`,
+      for `tf.summary.merge_all` and `MonitoredTrainingSession`.
 
     Raises:
       TypeError, ValueError: centers that are missing or invalid, as in `get_embed_centers`.

@@ -62,18 +62,18 @@ class Table(NamedTuple):
 
 
 def as_table(caller: str, ctrs: Any) -> Table:
-    """Checks a variable, whole or partitioned, of centers.
-
-    Raises:
-      TypeError: something that is not a variable, or has another dtype.
-      ValueError: another shape, shards by columns, another graph; copies on several replicas before
-        TensorFlow 2.4.
-    """
+    """Checks a variable, whole or partitioned, of centers."""
     expected = "a scope name, an EmbedCenters(ctrs, counts) or a variable"
     shards = _as_shards(caller, "centers", ctrs, expected)
     name, shape = _name_and_shape(ctrs)
     num_replicas = replicas.count_of(shards[0])
-    check_replicas(caller, num_replicas)
+    if num_replicas > 1 and not replicas.SUPPORTED:
+        raise ValueError(
+            f"{caller}: centers must be one variable before TensorFlow 2.4, got one with "
+            f"{num_replicas} copies for the replicas of a distribution strategy; use one replica, "
+            "or towers in one graph or parameter servers (tf.train.replica_device_setter) with "
+            "use_locking=True"
+        )
     dtype = shards[0].dtype.base_dtype
     if dtype not in FLOAT_DTYPES:
         raise TypeError(f"{caller}: centers must have a floating dtype, got {dtype.name} in {name}")
@@ -107,26 +107,14 @@ def add_counts(caller: str, table: Table, counts: Any) -> Table:
     found = [None if s.shape.ndims is None else s.shape.as_list() for s in shards]
     if found != expected:
         wanted = f"shape {expected[0]}" if len(expected) == 1 else f"shards of shapes {expected}"
-        raise ValueError(
-            f"{caller}: counts must have {wanted}, got "
-            f"{found[0] if len(found) == 1 else found} in {name}"
-        )
+        got = found[0] if len(found) == 1 else found
+        raise ValueError(f"{caller}: counts must have {wanted}, got {got} in {name}")
     rows = zip(*[replicas.copies(shard) for shard in shards])
     copies = tuple(
         tuple(shard._replace(counts=own) for shard, own in zip(copy, row))
         for copy, row in zip(table.copies, rows)
     )
     return table._replace(copies=copies)
-
-
-def check_replicas(caller: str, count: int) -> None:
-    """Refuses copies on several replicas where TensorFlow cannot gather their batches."""
-    if count > 1 and not replicas.SUPPORTED:
-        raise ValueError(
-            f"{caller}: centers must be one variable before TensorFlow 2.4, got one with {count} "
-            "copies for the replicas of a distribution strategy; use one replica, or towers in one "
-            "graph or parameter servers (tf.train.replica_device_setter) with use_locking=True"
-        )
 
 
 def _as_shards(caller: str, what: str, variable: Any, expected: str) -> List[Any]:
@@ -159,8 +147,5 @@ def _name_and_shape(variable: Any) -> Tuple[str, tf.TensorShape]:
 
 def _slice_of(shard: Any) -> Any:
     """The whole that a shard belongs to, and its part in it; an eager variable has none."""
-    return (
-        tf.VariableDef().save_slice_info_def
-        if in_tf2_code()
-        else shard.to_proto().save_slice_info_def
-    )
+    whole = tf.VariableDef() if in_tf2_code() else shard.to_proto()
+    return whole.save_slice_info_def

@@ -27,12 +27,7 @@ class ShardUpdate:
     """
 
     def __init__(
-        self,
-        weigher: Weigher,
-        shard: EmbedCenters,
-        embeds: tf.Tensor,
-        labels: tf.Tensor,
-        dense: bool,
+        self, weigher: Weigher, dense: bool, shard: EmbedCenters, embeds: Any, labels: Any
     ) -> None:
         """Groups embeddings `[R, D]`, in the dtype of ctrs, by labels `[R]`, and weighs them."""
         self._weigher, self._shard, self._dense = weigher, shard, dense
@@ -83,7 +78,7 @@ class ShardUpdate:
         return writes
 
     def _weigh(self, seen: Optional[tf.Tensor] = None, check: bool = True) -> tf.Tensor:
-        rows = Rows(self._dtype, self._group, self._sizes, self._weigher.read_rate, seen)
+        rows = Rows(self._dtype, self._weigher.read_rate, self._group, self._sizes, seen)
         return tf.expand_dims(tf.stop_gradient(self._weigher.weigh(rows, check)), 1)
 
     def _sum(self, weights: tf.Tensor) -> Tuple[tf.Tensor, tf.Tensor]:

@@ -62,8 +62,8 @@ class ExponentialWindow(Updater):
         an old run.
 
     Raises:
-      ValueError: a decay that is out of range or not a float or scalar, an unknown `duplicates`, or
-        `debias` without "sequential".
+      ValueError: a decay out of range or not a float or scalar, an unknown `duplicates`, or
+        `debias` that is not bool or without "sequential".
 
     Examples:
       >>> centers = create_embed_centers(num_classes=3, num_dims=1)
@@ -81,10 +81,7 @@ class ExponentialWindow(Updater):
     def __post_init__(self) -> None:
         caller = "ExponentialWindow"
         arguments.check_choice(caller, "duplicates", self.duplicates, ("sequential", "mean", "sum"))
-        try:
-            arguments.check_bool(caller, "debias", self.debias)
-        except TypeError as error:
-            raise ValueError(str(error)) from None
+        arguments.check_choice(caller, "debias", self.debias, (True, False))
         if self.debias and self.duplicates != "sequential":
             raise ValueError(
                 f"{caller}: debias=True needs duplicates='sequential', got {self.duplicates!r}"

@@ -13,8 +13,6 @@ from tf_centers.tables import EmbedCenters, Table, add_counts, as_table
 
 CentersLike = Union[str, EmbedCenters, Variable]
 
-_NONE_SEEN = np.zeros([], np.int64)
-
 
 def find_table(caller: str, centers: CentersLike, counts: str = "existing") -> Table:
     """Turns what a caller passed as `centers` into a checked table.
@@ -37,12 +35,10 @@ def find_table(caller: str, centers: CentersLike, counts: str = "existing") -> T
                 f"of shape [{table.shape[0]}]"
             )
         found = make_counts(caller, table)
-    if found is None:
-        if not in_tf2_code():
-            # To warn if counts are created later.
-            notes("no counts").setdefault(table.name, set()).add(caller)
-        return table
-    return add_counts(caller, table, found)
+    if found is not None:
+        return add_counts(caller, table, found)
+    notes("no counts").setdefault(table.name, set()).add(caller)  # to warn of counts made later
+    return table
 
 
 def join(*names: str) -> str:
@@ -71,7 +67,7 @@ def counts_name(name: str) -> str:
     return f"{name}_count"
 
 
-def make_counts(caller: str, table: Table, initial: np.ndarray = _NONE_SEEN) -> Any:
+def make_counts(caller: str, table: Table, initial: Any = 0) -> Any:
     """Creates the counts of a table, split and placed as its centers are."""
     full_name = counts_name(table.name)
     scope, _, name = full_name.rpartition("/")
@@ -79,7 +75,7 @@ def make_counts(caller: str, table: Table, initial: np.ndarray = _NONE_SEEN) -> 
 
     def initialize(shape: Any, dtype: Any = tf.int64, partition_info: Any = None) -> tf.Tensor:
         start = partition_info.var_offset[0] if partition_info is not None else 0
-        rows = initial if initial.ndim == 0 else initial[start : start + shape[0]]
+        rows = initial if np.ndim(initial) == 0 else initial[start : start + shape[0]]
         return zeros(shape, dtype) + rows
 
     def beside(op: tf.Operation) -> str:

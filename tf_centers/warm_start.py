@@ -24,16 +24,12 @@ def warm_start_embed_centers(
 
     Run it once, after the initializers. The checkpoint may come from other code, have fewer classes
     or another floating dtype, and be saved whole or in any number of shards. Classes that are not
-    in it keep their initial value.
-
-    Shards are read one after the other, each on the machine that holds it, and written once all of
-    their rows are read. TensorFlow reads a tensor as it was saved, whole or by shards, and keeps it
-    in memory beside the table until then. If memory is short and the checkpoint fills the whole
-    table, do not run the initializer of the table, which then takes over the memory that was read.
+    in it keep their initial value. Shards are read one after the other, each on its own machine.
+    What was read is in memory beside the table; if the checkpoint fills the whole table, do not run
+    its initializer, and the table takes over that memory.
 
     Args:
-      checkpoint: path of a TensorFlow checkpoint, as `tf.train.Saver.save` returns it, or of a
-        folder, which stands for the newest checkpoint in it.
+      checkpoint: path of a TensorFlow checkpoint, or of a folder for the newest one in it.
       centers: as in `get_embed_centers`.
       ctrs_name: the name of the table in the checkpoint; None if it is the same as here.
       counts: how many rows each center of the checkpoint stands for, an integer that is at least 0
@@ -41,13 +37,12 @@ def warm_start_embed_centers(
       name: name of the scope of the ops.
 
     Returns:
-      A `tf.Operation`; None in eager execution, where the centers have already been read.
+      A `tf.Operation`; None in eager execution, where it is already done.
 
     Raises:
       TypeError: a path or name that is not a string, counts that are not integers.
-      ValueError: a missing checkpoint; no such table in it, or one with more classes, another D or
-        a dtype that is not floating; counts of another shape or below 0; no counts for a table that
-        has some here.
+      ValueError: no checkpoint; no such table in it, or one with more classes, another D or no
+        floating dtype; counts of another shape or below 0, or none for a table with counts here.
       tf.errors.OpError: at run time, for a checkpoint that cannot be read.
 
     Examples:
