@@ -89,8 +89,10 @@ def outermost_graph() -> tf.Graph:
 
 
 def notes(kind: str) -> Dict[str, Any]:
-    """What calls have noted of the tables of this graph, by name, to warn of it later."""
-    return _notes.setdefault(outermost_graph(), {}).setdefault(kind, {})  # type: ignore
+    """What calls have noted of the tables of this graph, or of all TF2 code, by name."""
+    # In TF2 code each thread has an outermost graph of its own.
+    owner: Any = notes if in_tf2_code() else outermost_graph()
+    return _notes.setdefault(owner, {}).setdefault(kind, {})  # type: ignore
 
 
 def colocated(variable: Any) -> Any:
@@ -114,7 +116,8 @@ def on_machine_of(variable: Any) -> Any:
     TensorFlow chooses the type of device, since not every op has a kernel for that of the variable.
     """
     spec = tf.DeviceSpec.from_string(variable.device or "")
-    if spec.job is None or in_tf2_code():
+    # TF2 code names the job of every eager variable, and functions that name it cannot be exported.
+    if spec.job is None or (in_tf2_code() and spec.job != "ps"):
         return contextlib.nullcontext()
     return _only_on(tf.DeviceSpec(job=spec.job, replica=spec.replica, task=spec.task).to_string())
 

@@ -7,7 +7,14 @@ import tensorflow.compat.v1 as tf
 from tf_centers import arguments
 from tf_centers.access import in_tf2_code
 from tf_centers.tables import FLOAT_DTYPES, EmbedCenters, add_counts, as_table
-from tf_centers.variables import find_counts, find_variable, join, make_counts, zeros
+from tf_centers.variables import (
+    find_counts,
+    find_variable,
+    join,
+    make_counts,
+    make_counts_on_servers,
+    zeros,
+)
 
 
 @arguments.no_autograph
@@ -74,7 +81,12 @@ def create_embed_centers(
         found = f"found shape {table.shape} and {table.dtype.name}"
         raise ValueError(f"{caller}: expected {name} of shape {shape} and {dtype.name}, {found}")
     counts = find_counts(table.name)
-    counts = make_counts(caller, table, initial) if counts is None else counts
+    if counts is None and "/job:ps/" in table.shards[0].ctrs.device and in_tf2_code():
+        counts = make_counts_on_servers(table, initial)
+        # The ShardedVariable of a strategy has no public name.
+        counts = type(ctrs)(counts) if table.partitioned else counts[0]
+    elif counts is None:
+        counts = make_counts(caller, table, initial)
     add_counts(caller, table, counts)  # which checks them
     return EmbedCenters(ctrs, counts)
 

@@ -9,7 +9,7 @@ from typing import Any, List, NamedTuple, Optional, Tuple
 import tensorflow.compat.v1 as tf
 
 from tf_centers import arguments
-from tf_centers.access import in_tf2_code, notes, on_machine_of, read_range
+from tf_centers.access import notes, on_machine_of, read_range
 from tf_centers.checks import Checks, Shaped, as_floats, check_shapes
 from tf_centers.tables import EmbedCenters, Table
 from tf_centers.variables import CentersLike, find_table
@@ -109,7 +109,7 @@ def center_distances(
     caller = "center_distances"
     with tf.name_scope(name, caller, [embed_batch]):
         table = find_table(caller, centers, counts="ignore")
-        noted = {} if in_tf2_code() else notes("trainable")
+        noted = notes("trainable")
         if table.shards[0].ctrs.trainable and table.name not in noted:
             noted[table.name] = caller
             tf.logging.warning(

@@ -21,17 +21,20 @@ def warn_of_overlap(checks: Checks, table: Table, device: str, use_locking: bool
     `device` is that of the batch, which tells whether the table belongs to another job.
     """
     repeats, branches = control_flow()
-    if in_tf2_code() and not repeats:
-        return  # TensorFlow runs the updates of one function in order.
     job = tf.DeviceSpec.from_string(table.shards[0].ctrs.device or "").job
-    if job not in (None, "localhost", tf.DeviceSpec.from_string(device or "").job):
+    if in_tf2_code():
+        repeats |= job == "ps"  # where the functions of several workers update it
+        if use_locking or not repeats:
+            return  # TensorFlow runs the updates of one function in order.
+    elif job not in (None, "localhost", tf.DeviceSpec.from_string(device or "").job):
         repeats = True  # Other workers update it too.
-    here = use_locking, repeats, branches
-    earlier = notes("updates").setdefault(table.shards[0].ctrs.name, [])
+    here, name = (use_locking, repeats, branches), table.shards[0].ctrs.name
+    if name in notes("overlap"):
+        return
+    earlier = notes("updates").setdefault(name, [])
     earlier.append(here)
-    warned = notes("overlap").setdefault(table.shards[0].ctrs.name, [])
-    if not warned and any(_may_overlap(here, other) for other in earlier):
-        warned.append(here)
+    if any(_may_overlap(here, other) for other in earlier):
+        notes("overlap")[name] = here
         tf.logging.warning(
             f"{checks.caller}: updates of {table.name} may run at the same time, from two calls in "
             "this graph, from one in a loop, or from several workers, and those without a lock may "

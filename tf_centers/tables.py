@@ -122,9 +122,11 @@ def _as_shards(caller: str, what: str, variable: Any, expected: str) -> List[Any
     # In TensorFlow 1.15 a strategy makes something that is not a Variable, but its copies are.
     shards = [variable]
     if not isinstance(replicas.copies(variable)[0], Variable):
-        # The class that tf.get_variable returns under a partitioner has no public name. A tuple of
-        # shards is what is left of it after tf.train.import_meta_graph.
-        partitioned = hasattr(variable, "as_tensor") and hasattr(variable, "__iter__")
+        # Neither the class that tf.get_variable returns under a partitioner nor the ShardedVariable
+        # of parameter servers has a public name. A tuple of shards is what is left of the first
+        # after tf.train.import_meta_graph.
+        has_shards = hasattr(variable, "as_tensor") or hasattr(variable, "variables")
+        partitioned = has_shards and hasattr(variable, "__iter__")
         shards = list(variable) if partitioned or isinstance(variable, tuple) else []
         are_variables = shards and all(isinstance(shard, Variable) for shard in shards)
         if not are_variables or not (partitioned or _slice_of(shards[0]).full_name):
@@ -142,6 +144,8 @@ def _name_and_shape(variable: Any) -> Tuple[str, tf.TensorShape]:
         info = _slice_of(variable[0])
         return info.full_name, tf.TensorShape(list(info.full_shape))
     shape = variable.get_shape() if hasattr(variable, "get_shape") else variable.shape
+    if hasattr(variable, "variables"):  # A ShardedVariable has no name of its own.
+        return variable.variables[0].name.rsplit("/part_", 1)[0], tf.TensorShape(shape)
     return variable.name.rsplit(":", 1)[0], tf.TensorShape(shape)
 
 

@@ -111,6 +111,18 @@ def make_counts(caller: str, table: Table, initial: Any = 0) -> Any:
         return tf.get_variable(name, table.shape[:1], tf.int64, initialize, **how)
 
 
+def make_counts_on_servers(table: Table, initial: Any) -> List[Any]:
+    """As `make_counts`, for each shard on the parameter servers of TF2 code."""
+    counts = []
+    for part, shard in enumerate(table.shards):
+        start, stop = table.starts[part : part + 2]
+        rows = initial if np.ndim(initial) == 0 else initial[start:stop]
+        name = counts_name(table.name) + (f"/part_{part}" if table.partitioned else "")
+        with tf.distribute.get_strategy().extended.colocate_vars_with(shard.ctrs):
+            counts.append(Variable(zeros([stop - start], tf.int64) + rows, False, name=name))
+    return counts
+
+
 def zeros(shape: Any, dtype: Any = tf.float32, partition_info: Any = None) -> tf.Tensor:
     """Zeros that take memory only once."""
     # Not tf.zeros, whose constant the graph would keep, and a variable would share until its first
