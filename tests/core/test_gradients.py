@@ -2,106 +2,97 @@
 
 import numpy as np
 import pytest
+import reference
 import tensorflow.compat.v1 as tf
 from helpers import C, D, initialized_session, make_batch, make_centers, make_ctrs
 from updaters import UPDATERS
 
 import tf_centers
 
-B = 9
+B, T = 9, 3
+# How the batch comes; one updater that needs counts goes all ways, and one that does not.
+WAYS = ["masked", "locked", "switch", "shards", "static", "rank unknown", "steps", "masked steps"]
+CASES = [(name, "plain") for name in sorted(UPDATERS)]
+CASES += [(name, way) for name in ("window", "debiased") for way in WAYS]
 
 
-@pytest.mark.parametrize("name", sorted(UPDATERS))
-@pytest.mark.parametrize("how", ["plain", "masked", "locked", "switch", "shards"])
-def test_derivatives_are_the_row_weights(name, how, use_resource):
+@pytest.mark.parametrize("name, way", CASES)
+def test_derivatives_are_the_row_weights(name, way, use_resource, warnings, recwarn):
+    """And come as a dense tensor."""
     rng = np.random.RandomState(5)
     embeds, labels = make_batch(5, rows=B)
-    mask = rng.rand(B) < 0.7 if how == "masked" else np.ones(B, bool)
-    assert how != "masked" or not mask.all()
+    mask = rng.rand(B) < 0.7 if "masked" in way else np.ones(B, bool)
+    assert "masked" not in way or not mask.all()
+    axes = [B // T, T] if "steps" in way else [B]
+    shape = {"static": [B, D], "rank unknown": None}.get(way, [None] * len(axes) + [D])
     centers = make_centers(
-        tf_centers, use_resource, shards=3 if how == "shards" else None, dtype=tf.float64
+        tf_centers, use_resource, shards=3 if way == "shards" else None, dtype=tf.float64
     )
-    holder = tf.placeholder(tf.float64, [None, D])
+    holder = tf.placeholder(tf.float64, shape)
     rows = tf_centers.get_embed_centers(
         holder,
-        labels,
+        labels.reshape(axes),
         UPDATERS[name].updater,
         centers,
-        mask=mask if how == "masked" else None,
-        use_locking=how == "locked",
-        is_training=tf.placeholder_with_default(True, []) if how == "switch" else True,
+        mask=mask.reshape(axes) if "masked" in way else None,
+        use_locking=way == "locked",
+        is_training=tf.placeholder_with_default(True, []) if way == "switch" else True,
         stop_gradient=False,
     )
     upstream = rng.randn(B, D)
-    gradient = tf.convert_to_tensor(tf.gradients(rows, holder, upstream)[0])
+    (gradient,) = tf.gradients(rows, holder, upstream.reshape(axes + [D]))
+    assert isinstance(gradient, tf.Tensor)
+    texts = warnings + [str(one.message) for one in recwarn]
+    assert not [text for text in texts if "IndexedSlices" in text or "dense" in text]
     same = (labels[:, None] == labels) & mask[:, None] & mask
     later = (same & (np.arange(B)[:, None] < np.arange(B))).sum(axis=1)
     with np.errstate(divide="ignore", invalid="ignore"):
         weights = np.where(mask, UPDATERS[name].weigh(0, same.sum(axis=1), later), 0)
     expected = weights[:, None] * (same.T @ upstream)
     with initialized_session() as session:
-        found = session.run(gradient, {holder: embeds})
-    np.testing.assert_allclose(found, expected, atol=1e-12)
+        found, rows = session.run([gradient, rows], {holder: embeds.reshape(axes + [D])})
+    np.testing.assert_allclose(found.reshape([B, D]), expected, atol=1e-12)
+    state = np.zeros([C, D]), np.zeros(C)
+    ctrs, _ = reference.apply(UPDATERS[name].rule, *state, embeds, labels, mask)
+    rows_expected = np.where(mask[:, None], ctrs[labels], embeds)
+    np.testing.assert_allclose(rows.reshape([B, D]), rows_expected, atol=1e-12)
 
 
-@pytest.mark.parametrize("dtype", [tf.float32, tf.float64, tf.float16])
-def test_values_are_the_same_bits(dtype, use_resource):
-    found = []
-    embeds, labels = make_batch(6)
-    for stop in (True, False):
-        with tf.Graph().as_default():
-            centers = make_centers(tf_centers, use_resource, dtype=dtype)
-            rows = tf_centers.get_embed_centers(
-                embeds, labels, centers=centers, mask=labels > 1, stop_gradient=stop
-            )
-            with initialized_session() as session:
-                found.append([session.run(rows).tobytes(), session.run(centers.ctrs).tobytes()])
-    assert found[0] == found[1]
-
-
-def test_none_flows_to_the_table(use_resource):
+@pytest.mark.parametrize("training", [True, False, "tensor"])
+def test_none_flows_to_the_table_or_the_rate(training, use_resource):
     with tf.variable_scope("embed", use_resource=use_resource):
         ctrs = tf.get_variable("ctrs", [C, D])  # trainable, as many legacy graphs make it
-    decay = tf.placeholder_with_default(0.9, [])
-    embeds = tf.placeholder(tf.float32, [None, D])
-    rows = tf_centers.get_embed_centers(
-        embeds, [1, 1, 2], tf_centers.ExponentialWindow(decay), stop_gradient=False
-    )
-    assert tf.gradients(rows, [ctrs, decay]) == [None, None]
-    assert tf.gradients(rows, [embeds]) != [None]
-
-
-def test_not_training_there_is_no_gradient(use_resource):
-    make_ctrs(use_resource)
-    embeds = tf.placeholder(tf.float32, [None, D])
-    training = tf.placeholder(tf.bool, [])
-    lookup = tf_centers.get_embed_centers(embeds, [1, 1], is_training=False, stop_gradient=False)
-    rows = tf_centers.get_embed_centers(embeds, [1, 1], is_training=training, stop_gradient=False)
-    assert tf.gradients(lookup, embeds) == [None]
-    gradient = tf.convert_to_tensor(tf.gradients(rows, embeds)[0])
-    with initialized_session() as session:
-        found = session.run(gradient, {embeds: np.ones([2, D]), training: False})
-    assert not found.any()
-
-
-def test_rows_of_before_have_no_gradient_to_ask_for():
-    make_ctrs(True)
-    with pytest.raises(ValueError, match="^get_embed_centers: stop_gradient=False .*'before'"):
-        tf_centers.get_embed_centers(np.ones([1, D]), [1], read="before", stop_gradient=False)
-    with pytest.raises(TypeError, match="^get_embed_centers: stop_gradient must be True or False"):
-        tf_centers.get_embed_centers(np.ones([1, D]), [1], stop_gradient=0)
-
-
-@pytest.mark.parametrize("switch", [True, False, "tensor"])
-def test_none_reaches_a_trainable_table(switch, use_resource):
-    ctrs = tf.get_variable("table", [C, D], use_resource=use_resource)
-    embeds = tf.ones([B, D])
+    embeds, decay = tf.ones([3, D]), tf.placeholder_with_default(0.9, [])
+    switch = tf.placeholder_with_default(False, [])
     rows = tf_centers.get_embed_centers(
         embeds,
-        tf.zeros([B], tf.int32),
-        centers=ctrs,
-        is_training=tf.placeholder(tf.bool, []) if switch == "tensor" else switch,
+        [1, 1, 2],
+        tf_centers.ExponentialWindow(decay),
+        is_training=switch if training == "tensor" else training,
         stop_gradient=False,
     )
-    assert tf.gradients(rows, [ctrs]) == [None]
-    assert (tf.gradients(rows, [embeds]) == [None]) == (switch is False)
+    assert tf.gradients(rows, [ctrs, decay]) == [None, None]
+    (gradient,) = tf.gradients(rows, [embeds])
+    assert (gradient is None) == (training is False)
+    if training:
+        with initialized_session() as session:
+            assert session.run(gradient).any() == (training is True)
+
+
+def test_unasked_none_flows_but_that_of_a_loss(use_resource):
+    ctrs = make_ctrs(use_resource, initial=np.ones([C, D]))
+    batch, labels = make_batch(5)
+    embeds, mask = tf.constant(batch, tf.float32), np.arange(len(batch)) > 0
+    rows = tf_centers.get_embed_centers(embeds, labels, None, ctrs, mask)
+    looked_up = tf_centers.lookup_embed_centers(labels, ctrs)
+    distances = tf_centers.nearest_centers(embeds, ctrs).distances
+    loss = tf_centers.center_loss(embeds, rows)
+    assert tf.gradients(rows, [embeds, ctrs]) == [None, None]
+    assert tf.gradients(looked_up, [ctrs]) == [None]
+    assert tf.gradients(distances, [embeds, ctrs]) == [None, None]
+    gradients = tf.gradients(loss, [embeds, ctrs, rows])
+    assert gradients[1:] == [None, None]
+    with initialized_session() as session:
+        found, x, c = session.run([gradients[0], embeds, rows])
+        np.testing.assert_allclose(found, x - c, rtol=1e-6)
+        assert not found[0].any() and found[1:].all()

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import tensorflow.compat.v1 as tf
+from helpers import check_refused
 
 import tf_centers
 
@@ -10,37 +11,33 @@ X = [[1.0, 2.0, 3.0], [4.0, -1.0, 0.5]]
 CTRS = [[0.0, 4.0, 3.0], [4.0, 2.0, 1.5]]
 # 0.5 * (1 + 4 + 0) and 0.5 * (0 + 9 + 1)
 EXPECTED = [2.5, 5.0]
-
-
-@pytest.mark.parametrize("dtype", [tf.float16, tf.bfloat16, tf.float32, tf.float64])
-@pytest.mark.parametrize("shape", [[2, 3], [None, 3], [2, None], [None, None], None])
-def test_loss_and_gradient_by_hand(dtype, shape):
-    x, ctrs = tf.placeholder(dtype, shape), tf.placeholder(tf.float32, [None, 3])
-    loss = tf_centers.center_loss(x, ctrs)
-    gradients = tf.gradients(loss, [x, ctrs])
-    wider = tf.float64 if dtype == tf.float64 else tf.float32
-    assert loss.dtype == wider and loss.shape.ndims == 1 and gradients[1] is None
-    with tf.Session() as session:
-        feed = {x: np.array(X).astype(dtype.as_numpy_dtype), ctrs: CTRS}
-        found, gradient = session.run([loss, gradients[0]], feed)
-    assert found.tolist() == EXPECTED
-    assert gradient.astype(np.float64).tolist() == [[1.0, -2.0, 0.0], [0.0, -3.0, -1.0]]
+B, T, D = 4, 3, 5
 
 
 @pytest.mark.parametrize(
-    "one, other, expected",
+    "dtype, ctrs_dtype, wider",
     [
         (tf.float16, tf.float16, tf.float16),
         (tf.float16, tf.bfloat16, tf.float32),
-        (tf.float16, tf.float32, tf.float32),
+        (tf.bfloat16, tf.float32, tf.float32),
+        (tf.float32, tf.float32, tf.float32),
         (tf.float64, tf.float16, tf.float64),
     ],
 )
-def test_dtype_is_the_wider(one, other, expected):
-    loss = tf_centers.center_loss(tf.constant(X, one), tf.constant(CTRS, other))
+@pytest.mark.parametrize("shape", [[2, 3], [None, 3], [None, None], None], ids=str)
+def test_loss_and_gradient_by_hand(shape, dtype, ctrs_dtype, wider):
+    x, ctrs = tf.placeholder(dtype, shape), tf.placeholder(ctrs_dtype, [None, 3])
+    loss = tf_centers.center_loss(x, ctrs)
+    gradients = tf.gradients(loss, [x, ctrs])
+    assert loss.dtype == wider and loss.shape.ndims == 1 and gradients[1] is None
+    values = (
+        np.array(X).astype(dtype.as_numpy_dtype),
+        np.array(CTRS).astype(ctrs_dtype.as_numpy_dtype),
+    )
     with tf.Session() as session:
-        found = session.run(loss)
-    assert loss.dtype == expected and found.tolist() == EXPECTED
+        found, gradient = session.run([loss, gradients[0]], dict(zip((x, ctrs), values)))
+    assert found.tolist() == EXPECTED
+    assert gradient.astype(np.float64).tolist() == [[1.0, -2.0, 0.0], [0.0, -3.0, -1.0]]
 
 
 def test_half_precision_does_not_overflow_on_the_way():
@@ -51,7 +48,25 @@ def test_half_precision_does_not_overflow_on_the_way():
         assert session.run(tf_centers.center_loss(x, ctrs)).tolist() == [32768.0]
 
 
-def test_empty():
+@pytest.mark.parametrize(
+    "shapes",
+    [
+        ([None, None, D], [B, T, D]),
+        ([None, None, None], [None, None, None]),
+        ([None, T, D], None),
+    ],
+    ids=str,
+)
+def test_three_axes(shapes):
+    embeds, rows = np.random.RandomState(0).randn(2, B, T, D).astype(np.float32)
+    held = [tf.placeholder(tf.float32, shape) for shape in shapes]
+    loss = tf_centers.center_loss(*held)
+    gradient, none = tf.gradients(loss, held)
+    assert none is None and loss.shape.is_compatible_with([B, T]) and loss.shape.ndims == 2
     with tf.Session() as session:
-        loss = tf_centers.center_loss(tf.zeros([0, 3]), tf.zeros([0, 3]))
-        assert session.run(loss).shape == (0,)
+        found = session.run([loss, gradient], dict(zip(held, (embeds, rows))))
+        np.testing.assert_allclose(found[0], 0.5 * ((embeds - rows) ** 2).sum(2), rtol=1e-5)
+        np.testing.assert_allclose(found[1], embeds - rows, rtol=1e-6)
+        if shapes[1] != [B, T, D]:
+            feed = dict(zip(held, (embeds, rows[:, :1])))
+            check_refused(session, loss, feed, "center_loss: expected embed_batch")
