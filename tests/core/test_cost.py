@@ -3,23 +3,24 @@
 import numpy as np
 import pytest
 import tensorflow.compat.v1 as tf
-from helpers import MEAN, D, make_centers, make_ctrs, placeholders
-from updaters import UPDATERS
+from helpers import MEAN, D, initialized_session, make_centers, placeholders
 
 import tf_centers
 
-
-def graph_bytes(entry, num_classes, use_resource):
-    """The size of the graph of an update, without the names and sizes of the classes."""
-    with tf.Graph().as_default() as graph:
-        centers = make_centers(tf_centers, use_resource, num_classes, D)
-        tf_centers.get_embed_centers(*placeholders(), entry.updater, centers)
-        return graph.as_graph_def().ByteSize()
+CALLS = {
+    "get": lambda *batch: tf_centers.get_embed_centers(*batch[:2], MEAN, batch[2]),
+    "update": lambda *batch: tf_centers.update_embed_centers(*batch[:2], None, batch[2]),
+    "lookup": lambda embeds, labels, centers: tf_centers.lookup_embed_centers(labels, centers),
+}
 
 
-@pytest.mark.parametrize("name", sorted(UPDATERS))
-def test_the_graph_is_the_same_for_every_number_of_classes(name, use_resource):
-    sizes = [graph_bytes(UPDATERS[name], classes, use_resource) for classes in (2, 100, 10**6)]
+@pytest.mark.parametrize("call", sorted(CALLS))
+def test_the_graph_is_the_same_for_every_number_of_classes(call, use_resource):
+    sizes = []
+    for classes in (2, 100, 10**6):
+        with tf.Graph().as_default() as graph:
+            CALLS[call](*placeholders(), make_centers(tf_centers, use_resource, classes, D))
+            sizes.append(graph.as_graph_def().ByteSize())
     assert max(sizes) - min(sizes) < 200  # the digits of C; a table of 100 classes has 2,000 bytes
 
 
@@ -39,23 +40,12 @@ def largest_tensors(fetch, num_classes):
     } - {"VariableV2", "Identity", "ScatterUpdate"}  # a ref variable itself, which is no copy
 
 
-CALLS = {
-    "get": lambda embeds, labels, ctrs: tf_centers.get_embed_centers(embeds, labels, MEAN, ctrs),
-    "update": lambda *batch: tf_centers.update_embed_centers(*batch[:2], MEAN, batch[2]),
-    "lookup": lambda embeds, labels, ctrs: tf_centers.lookup_embed_centers(labels, ctrs),
-}
-
-
-@pytest.mark.parametrize("call", sorted(CALLS))
-@pytest.mark.parametrize("num_classes", [99, 10007])
-def test_no_pass_over_the_whole_table(call, num_classes, use_resource):
-    ctrs = make_ctrs(use_resource, [num_classes, D])
-    assert not largest_tensors(CALLS[call](*placeholders(), ctrs), num_classes)
-
-
-def test_a_pass_over_the_whole_table_is_seen(use_resource):
-    ctrs = make_ctrs(use_resource, [99, D])
-    assert "Mul" in largest_tensors(tf.gather(ctrs * 0.95, [1, 2]), 99)
+def test_no_pass_over_the_whole_table(use_resource):
+    centers = make_centers(tf_centers, use_resource, 99, D)
+    for call in CALLS.values():
+        assert not largest_tensors(call(*placeholders(), centers), 99)
+    # Such a pass would be seen.
+    assert "Mul" in largest_tensors(tf.gather(centers.ctrs * 0.95, [1, 2]), 99)
 
 
 def test_zeros_of_a_new_table_are_no_constant(use_resource):
@@ -63,7 +53,6 @@ def test_zeros_of_a_new_table_are_no_constant(use_resource):
     # would take the memory of a second table.
     centers = make_centers(tf_centers, use_resource, 99, D)
     assert not largest_tensors(centers.ctrs.initializer, 99) & {"Fill", "ZerosLike", "Const"}
-    with tf.Session() as session:
-        session.run(tf.global_variables_initializer())
+    with initialized_session() as session:
         for value in session.run(list(centers)):
             np.testing.assert_array_equal(value, 0)

@@ -21,33 +21,41 @@ from updaters import UPDATERS
 import tf_centers
 
 WINDOW = reference.exponential_window
+# Of embeddings, labels and mask.
 SHAPES = {
-    "static": ([B, D], [B]),
-    "static column": ([B, D], [B, 1]),
-    "no batch": ([None, D], [None]),
-    "embeds static": ([B, D], [None]),
-    "labels static": ([None, D], [B]),
-    "column": ([None, D], [None, 1]),
-    "nothing but rank": ([None, None], [None, None]),
-    "nothing": (None, None),
-    "labels unknown": ([None, D], None),
+    "static": ([B, D], [B], [B]),
+    "static column": ([B, D], [B, 1], [B]),
+    "no batch": ([None, D], [None], [None]),
+    "embeds static": ([B, D], [None], None),
+    "labels static": ([None, D], [B], [None]),
+    "mask static": ([None, D], [None], [B]),
+    "column": ([None, D], [None, 1], [None]),
+    "nothing but rank": ([None, None], [None, None], [None]),
+    "nothing": (None, None, None),
+    "labels unknown": ([None, D], None, None),
 }
 
 
-@pytest.mark.parametrize("name", sorted(SHAPES))
-def test_shapes_known_or_not(name, use_resource, control_flow):
-    embeds_shape, labels_shape = SHAPES[name]
-    make_ctrs(use_resource)
+@pytest.mark.parametrize(
+    "name, shards", [(name, None) for name in sorted(SHAPES)] + [("static", 2), ("no batch", 2)]
+)
+def test_shapes_known_or_not(name, shards, use_resource):
+    embeds_shape, labels_shape, mask_shape = SHAPES[name]
+    make_centers(tf_centers, use_resource, shards=shards)
     embeds = tf.placeholder(tf.float32, embeds_shape)
-    labels = tf.placeholder(tf.int64, labels_shape)
+    labels, mask = tf.placeholder(tf.int64, labels_shape), tf.placeholder(tf.bool, mask_shape)
     result = tf_centers.get_embed_centers(embeds, labels)
     found = tf_centers.lookup_embed_centers(labels)
     nearest = tf_centers.nearest_centers(embeds, k=2)
     loss = tf_centers.center_loss(embeds, result)
     known = B if B in (embeds_shape or [])[:1] + (labels_shape or [])[:1] else None
     assert result.shape.as_list() == [known, D]
+    for training in (True, False, tf.placeholder(tf.bool, [])):
+        masked = tf_centers.get_embed_centers(embeds, labels, mask=mask, is_training=training)
+        assert masked.shape.as_list() == [B if mask_shape == [B] else known, D]
     two_axes = len(labels_shape or [0]) == 2 and labels_shape[1] != 1
-    assert found.shape.as_list() == [(labels_shape or [None])[0]] + [None] * two_axes + [D]
+    expected = [(labels_shape or [None])[0]] + [None] * two_axes + [D]
+    assert found.shape.is_compatible_with(expected) and found.shape.ndims == len(expected)
     batch, batch_labels = make_batch(0)
     column = labels_shape is None or len(labels_shape) == 2
     feed = {embeds: batch, labels: batch_labels[:, None] if column else batch_labels}
@@ -59,24 +67,23 @@ def test_shapes_known_or_not(name, use_resource, control_flow):
         np.testing.assert_allclose(losses, expected_loss, rtol=1e-5)
         np.testing.assert_array_equal(session.run(found, feed).reshape(B, D), rows)
         assert session.run(nearest.labels, feed).shape == (B, 2)
+        if not known:
+            none = session.run(nearest, {embeds: np.zeros([0, D])})
+            assert none.labels.shape == none.distances.shape == (0, 2)
 
 
 @pytest.mark.parametrize("training", ["False", "tensor"])
 @pytest.mark.parametrize("read", ["after", "before"])
-def test_not_training_is_a_lookup(training, read, use_resource, control_flow):
+def test_not_training_is_a_lookup(training, read, use_resource):
     initial = np.arange(C * D).reshape(C, D)
     centers = make_centers(tf_centers, use_resource, initializer=initial)
     embeds = tf.placeholder(tf.float32, [None, D])
-    switch = False if training == "False" else tf.placeholder(tf.bool, [])
-    labels = [3, 0, 3]
+    switch = False if training == "False" else tf.placeholder_with_default(False, [])
     mask = [True, True, False]
-    result = tf_centers.get_embed_centers(embeds, labels, MEAN, centers, mask, switch, read=read)
+    result = tf_centers.get_embed_centers(embeds, [3, 0, 3], MEAN, centers, mask, switch, read)
     with initialized_session() as session:
         # Not even a NaN matters to a lookup, and the masked row keeps its own embedding.
-        feed = {embeds: [[np.nan] * D, [1.0] * D, [7.5] * D]}
-        if training == "tensor":
-            feed[switch] = False
-        rows = session.run(result, feed)
+        rows = session.run(result, {embeds: [[np.nan] * D, [1.0] * D, [7.5] * D]})
         np.testing.assert_array_equal(rows, [initial[3], initial[0], [7.5] * D])
         ctrs, counts = session.run(list(centers))
         np.testing.assert_array_equal(ctrs, initial)
@@ -87,9 +94,8 @@ def test_not_training_is_a_lookup(training, read, use_resource, control_flow):
 @pytest.mark.parametrize("ctrs_dtype", [tf.float16, tf.bfloat16, tf.float32, tf.float64])
 def test_dtypes(dtype, ctrs_dtype, use_resource):
     ctrs = make_ctrs(use_resource, dtype=ctrs_dtype)
-    embeds = tf.placeholder(dtype, [None, D])
-    labels = tf.placeholder(tf.int32, [None])
-    mask = tf.placeholder_with_default(np.array([True] * (B - 1) + [False]), [None])
+    embeds, labels = placeholders(labels=tf.int32, embeds=dtype)
+    mask = tf.constant([True] * (B - 1) + [False])
     switch = tf.placeholder_with_default(True, [])
     result = tf_centers.get_embed_centers(embeds, labels, MEAN, ctrs, mask, switch)
     loss = tf_centers.center_loss(embeds, result)
@@ -100,124 +106,46 @@ def test_dtypes(dtype, ctrs_dtype, use_resource):
     expected, _ = reference.apply(
         reference.cumulative_mean, np.zeros([C, D]), np.zeros(C), batch[:-1], batch_labels[:-1]
     )
-    tolerance = {tf.float16: 4e-3, tf.bfloat16: 4e-2, tf.float32: 1e-6, tf.float64: 1e-13}
+    atol = {tf.float16: 4e-3, tf.bfloat16: 4e-2, tf.float32: 1e-6, tf.float64: 1e-13}[ctrs_dtype]
     with initialized_session() as session:
         feed = {embeds: batch.astype(dtype.as_numpy_dtype), labels: batch_labels}
         rows, found_loss = session.run([result, loss], feed)
         rows = rows.astype(np.float64)  # NumPy has no bfloat16 of its own
-        np.testing.assert_allclose(
-            rows[:-1], expected[batch_labels[:-1]], atol=tolerance[ctrs_dtype]
-        )
+        np.testing.assert_allclose(rows[:-1], expected[batch_labels[:-1]], atol=atol)
         np.testing.assert_array_equal(rows[-1], batch[-1])
         assert float(found_loss[-1]) == 0.0
 
 
-def test_empty_lookup_and_nearest(use_resource):
-    make_ctrs(use_resource)
-    labels, embeds = tf.placeholder(tf.int64), tf.placeholder(tf.float32)
-    rows = tf_centers.lookup_embed_centers(labels)
-    nearest = tf_centers.nearest_centers(embeds, k=2)
-    with initialized_session() as session:
-        assert session.run(rows, {labels: []}).shape == (0, D)
-        found = session.run(nearest, {embeds: np.zeros([0, D])})
-        assert found.labels.shape == found.distances.shape == (0, 2)
-
-
-def test_no_gradient_but_to_the_embeddings(use_resource):
-    ctrs = make_ctrs(use_resource, initial=np.ones([C, D]))
-    embeds = tf.constant(make_batch(5)[0], tf.float32)
-    labels = tf.constant(make_batch(5)[1])
-    mask = tf.constant([False] + [True] * (B - 1))
-    rows = tf_centers.get_embed_centers(embeds, labels, None, ctrs, mask)
-    looked_up = tf_centers.lookup_embed_centers(labels, ctrs)
-    distances = tf_centers.nearest_centers(embeds, ctrs).distances
-    loss = tf_centers.center_loss(embeds, rows)
-    assert tf.gradients(rows, [embeds, ctrs]) == [None, None]
-    assert tf.gradients(looked_up, [ctrs]) == [None]
-    assert tf.gradients(distances, [embeds, ctrs]) == [None, None]
-    assert tf.gradients(loss, [ctrs, rows]) == [None, None]
-    gradient = tf.gradients(loss, [embeds])[0]
-    with initialized_session() as session:
-        found, x, c = session.run([gradient, embeds, rows])
-        np.testing.assert_allclose(found, x - c, rtol=1e-6)
-        assert not found[0].any() and found[1:].all()
-
-
-@pytest.mark.parametrize("read", ["after", "before"])
-@pytest.mark.parametrize("control", ["True", "tensor"])
-def test_an_update_is_done_once_the_rows_are_there(control, read, use_resource, control_flow):
-    """Nothing but the rows is fetched, and the rows of "before" are those of before."""
-    centers = make_centers(tf_centers, use_resource, dtype=tf.float64)
-    embeds, labels = placeholders(embeds=tf.float64)
-    switch = True if control == "True" else tf.placeholder_with_default(True, [])
-    rows = tf_centers.get_embed_centers(embeds, labels, MEAN, centers, None, switch, read)
-    ctrs, counts = np.zeros([C, D]), np.zeros(C, int)
-    with initialized_session() as session:
-        for step in range(30):
-            batch, batch_labels = make_batch(step, rows=200)
-            old = ctrs
-            ctrs, counts = reference.apply(
-                reference.cumulative_mean, ctrs, counts, batch, batch_labels
-            )
-            found = session.run(rows, {embeds: batch, labels: batch_labels})
-            expected = (old if read == "before" else ctrs)[batch_labels]
-            np.testing.assert_allclose(found, expected, atol=1e-12)
-            np.testing.assert_array_equal(session.run(centers.counts), counts)
-
-
-def test_update_returns_an_op_that_returns_nothing(use_resource):
-    centers = make_centers(tf_centers, use_resource)
-    update = tf_centers.update_embed_centers(np.ones([2, D]), [1, 3], None, centers)
-    assert isinstance(update, tf.Operation)
-    with initialized_session() as session:
-        assert session.run(update) is None
-        assert session.run(centers.counts).tolist() == [0, 1, 0, 1, 0, 0, 0]
-
-
-@pytest.mark.parametrize("empty", ["no rows", "all masked"])
-@pytest.mark.parametrize("training", ["True", "False", "tensor"])
-def test_empty_batch(empty, training, use_resource):
+@pytest.mark.parametrize("known", ["constants", "placeholders"])
+@pytest.mark.parametrize("size", [0, 3], ids=["no rows", "all masked"])
+@pytest.mark.parametrize("training", [True, False, "tensor"])
+def test_an_empty_batch(training, size, known, use_resource):
+    """TensorFlow's optimizer divided by the number of constant rows, which ends the process."""
     centers = make_centers(tf_centers, use_resource, initializer=np.full([C, D], 1 / 7))
-    embeds, labels = placeholders(labels=tf.int32)
-    size = 0 if empty == "no rows" else 3
-    mask = tf.zeros([size], tf.bool) if size else None
-    switch = {"True": True, "False": False, "tensor": tf.placeholder_with_default(True, [])}
-    results = [
-        tf_centers.get_embed_centers(embeds, labels, e.updater, centers, mask, switch[training])
-        for e in UPDATERS.values()
-    ]
-    losses = [tf_centers.center_loss(embeds, result) for result in results]
-    batch = np.full([size, D], np.nan)
+    batch, mask = np.full([size, D], np.nan, np.float32), tf.zeros([size], tf.bool)
+    labels, feed = np.full([size], -1, np.int32), {}
+    given = [batch, labels]
+    if known == "placeholders":
+        given = placeholders(labels=tf.int32)
+        feed = dict(zip(given, (batch, labels)))
+    rate = tf.placeholder_with_default(0.9, [])
+    switch = tf.placeholder_with_default(True, []) if training == "tensor" else training
+    results, losses, updates = [], [], []
+    for name in ("cumulative", "window", "wen"):
+        how = dict(updater=UPDATERS[name].make(rate), centers=centers, mask=mask if size else None)
+        for read in ("after", "before"):
+            rows = tf_centers.get_embed_centers(*given, is_training=switch, read=read, **how)
+            results.append(rows)
+        losses.append(tf_centers.center_loss(given[0], rows))
+        updates.append(tf_centers.update_embed_centers(*given, **how))
     with initialized_session() as session:
         before = state_bits(session, *centers)
-        feed = {embeds: batch, labels: [-1] * size}
-        for rows, loss in zip(*session.run([results, losses], feed)):
+        found, losses, nothing = session.run([results, losses, updates], feed)
+        assert nothing == [None] * len(updates)
+        for rows in found:
             np.testing.assert_array_equal(rows, batch)
-            assert loss.shape == (size,)
+        assert all(loss.shape == (size,) for loss in losses)
         assert state_bits(session, *centers) == before
-
-
-def test_half_precision_network_gets_full_precision_centers(use_resource):
-    # In float16 the window stalls at 0.995 of the way.
-    ctrs = make_ctrs(use_resource)
-    update = tf_centers.update_embed_centers(tf.ones([4, D], tf.float16), [1] * 4)
-    with initialized_session() as session:
-        for _ in range(100):
-            session.run(update)
-        np.testing.assert_allclose(session.run(ctrs)[1], 1.0, atol=1e-6)
-
-
-def test_two_calls_keep_one_count(use_resource):
-    # The mean of the first call makes the counts, and the window of the second keeps them.
-    ctrs = make_ctrs(use_resource)
-    first = tf_centers.update_embed_centers([[1.0] * D], [3], MEAN)
-    with tf.control_dependencies([first]):
-        second = tf_centers.get_embed_centers([[4.0] * D], [3])
-    (counts,) = [v for v in tf.global_variables() if v is not ctrs]
-    with initialized_session() as session:
-        # The mean of 1.0 alone, then 0.95 * 1 + 0.05 * 4, as the default updater is.
-        np.testing.assert_allclose(session.run(second), [[1.15] * D], rtol=1e-6)
-        assert session.run(counts).tolist() == [0, 0, 0, 2, 0, 0, 0]
 
 
 @pytest.mark.parametrize("name", sorted(UPDATERS))
