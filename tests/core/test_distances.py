@@ -8,7 +8,7 @@ import pytest
 import reference
 import tensorflow
 import tensorflow.compat.v1 as tf
-from helpers import MEAN, initialized_session, make_centers, make_ctrs, parts
+from helpers import initialized_session, make_centers, make_ctrs, parts
 from tf2_code import in_tf2
 
 import tf_centers
@@ -119,40 +119,6 @@ def test_nothing_seen_yet(dtype, _, classes, use_resource):
         labels, distances = session.run(list(found))
     assert labels.tolist() == [[-1] * 6]
     assert np.isposinf(distances.astype(np.float32)).all()
-
-
-def _of_counts(texts):
-    return [text for text in texts if "nearest_centers" in text and "built before" in text]
-
-
-@pytest.mark.parametrize("shards", [1, 2])
-def test_counts_made_later_are_warned_of_once(shards, use_resource, warnings):
-    ctrs = make_shards(np.zeros([4, 2]), shards, use_resource)
-    for _ in range(2):
-        tf_centers.nearest_centers([[1.0, 2.0]])
-    tf_centers.update_embed_centers([[1.0, 2.0]], [1], centers=ctrs)
-    assert not _of_counts(warnings)
-    for _ in range(2):
-        tf_centers.update_embed_centers([[1.0, 2.0]], [1], MEAN, ctrs, use_locking=True)
-    (text,) = _of_counts(warnings)
-    assert text.startswith("update_embed_centers: ") and "embed/ctrs" in text
-
-
-def test_counts_made_before_are_not_warned_of(use_resource, warnings):
-    for scope, built_first in (("one", False), ("other", True)):
-        centers = make_centers(tf_centers, use_resource, 3, 2, scope=scope)
-        calls = [
-            lambda c=centers: tf_centers.nearest_centers([[1.0, 2.0]], c),
-            lambda c=centers: tf_centers.update_embed_centers([[1.0, 2.0]], [1], MEAN, c),
-        ]
-        for call in reversed(calls) if built_first else calls:
-            call()
-    with tf.Graph().as_default():  # Another graph has a table of the same name.
-        ctrs = make_ctrs(use_resource, [3, 2], scope="third")
-        tf_centers.nearest_centers([[1.0, 2.0]], ctrs)
-    ctrs = make_ctrs(use_resource, [3, 2], scope="third")
-    tf_centers.update_embed_centers([[1.0, 2.0]], [1], MEAN, ctrs)
-    assert not _of_counts(warnings)
 
 
 @pytest.mark.parametrize("dtype, tolerance", DTYPES)

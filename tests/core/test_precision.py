@@ -4,36 +4,24 @@ import numpy as np
 import pytest
 import tensorflow
 import tensorflow.compat.v1 as tf
-from helpers import C, D, initialized_session, make_batch, make_centers
+from helpers import MEAN, C, D, initialized_session, make_batch, make_centers
+from tf2_code import as_called, in_tf2
+from updaters import UPDATERS
 
 import tf_centers
 
-MEAN = tf_centers.CumulativeMean()
-UPDATERS = [
-    MEAN,
-    tf_centers.ExponentialWindow(),
-    tf_centers.ExponentialWindow(debias=True),
-    tf_centers.ExponentialWindow(duplicates="mean"),
-    tf_centers.WenUpdate(),
-]
-needs_eager = pytest.mark.skipif(
-    not tf.executing_eagerly(), reason="TensorFlow 1.15 starts in graph mode"
-)
+# All but the one that overshoots on repeated labels.
+STABLE = [name for name in sorted(UPDATERS) if name != "summed"]
+T = 3
 
 
-def under(shards):
-    return tf.variable_scope("", partitioner=tf.fixed_size_partitioner(shards) if shards else None)
-
-
-@pytest.mark.parametrize("axis", [2, 3])
 @pytest.mark.parametrize("validate", [False, True])
-@pytest.mark.parametrize("shards", [0, 2, 3])
+@pytest.mark.parametrize("shards", [None, 3])
 @pytest.mark.parametrize("static", [False, True])
-def test_an_empty_batch_of_three_axes(static, shards, validate, axis, use_resource):
-    with under(shards):
-        centers = make_centers(tf_centers, use_resource)
-    embeds = tf.placeholder(tf.float32, [0 if static else None, axis, D])
-    labels = tf.placeholder(tf.int64, [0 if static else None, axis])
+def test_an_empty_batch_of_three_axes(static, shards, validate, use_resource):
+    centers = make_centers(tf_centers, use_resource, shards=shards)
+    embeds = tf.placeholder(tf.float32, [0 if static else None, T, D])
+    labels = tf.placeholder(tf.int64, [0 if static else None, T])
     how = dict(updater=MEAN, centers=centers, validate_args=validate)
     results = [
         tf_centers.get_embed_centers(embeds, labels, **how),
@@ -43,38 +31,14 @@ def test_an_empty_batch_of_three_axes(static, shards, validate, axis, use_resour
     ]
     variables = tf.global_variables()
     with initialized_session() as session:
-        feed = {embeds: np.zeros([0, axis, D]), labels: np.zeros([0, axis])}
+        feed = {embeds: np.zeros([0, T, D]), labels: np.zeros([0, T])}
         found = session.run(results, feed)
-        assert [rows.shape for rows in found if rows is not None] == 3 * [(0, axis, D)]
+        assert [rows.shape for rows in found if rows is not None] == 3 * [(0, T, D)]
         assert not any(value.any() for value in session.run(variables))
         if not static:
-            feed = {embeds: np.ones([2, axis, D]), labels: np.full([2, axis], 5)}
+            feed = {embeds: np.ones([2, T, D]), labels: np.full([2, T], 5)}
             for result in results[::2]:
                 session.run(result, feed)
-
-
-@pytest.mark.parametrize("dtype", [tf.float16, tf.bfloat16, tf.float32, tf.float64])
-@pytest.mark.parametrize("saved, restored", [(3, 0), (2, 3), (0, 3)])
-def test_warm_starting_from_shards(saved, restored, dtype, use_resource, tmp_path):
-    table = np.round(16 * np.random.RandomState(0).randn(C, D)) / 16
-    with tf.Graph().as_default():
-        with under(saved):
-            make_centers(tf_centers, use_resource, dtype=dtype, initializer=table, initial_counts=2)
-        saver = tf.train.Saver()
-        with initialized_session() as session:
-            path = saver.save(session, str(tmp_path / "model"))
-    with under(restored):
-        centers = make_centers(tf_centers, use_resource, C + 2, dtype=dtype)
-    if saved and dtype == tf.float16:  # which TensorFlow reads only shard by shard
-        with pytest.raises(ValueError, match="^warm_start_embed_centers: expected a float16"):
-            tf_centers.warm_start_embed_centers(path, centers)
-        return
-    start = tf_centers.warm_start_embed_centers(path, centers)
-    rows = tf_centers.lookup_embed_centers(tf.range(C + 2), centers)
-    with initialized_session() as session:
-        session.run(start)
-        found = session.run(rows).astype(np.float64)
-    np.testing.assert_array_equal(found, np.concatenate([table, np.zeros([2, D])]))
 
 
 @pytest.mark.parametrize("dtype", [tf.bfloat16, tf.float16])
@@ -99,10 +63,10 @@ def test_the_loss_of_a_masked_row_is_zero(read, axes, dtype, use_resource):
     assert read == "after" or (found[mask] > 0).all()
 
 
-@pytest.mark.parametrize("updater", UPDATERS, ids=repr)
+@pytest.mark.parametrize("name", STABLE)
 @pytest.mark.parametrize("sign", [1, -1])
-def test_the_mean_of_huge_rows_is_finite(sign, updater, use_resource):
-    huge = np.float32(sign * 3e38)
+def test_the_mean_of_huge_rows_is_finite(sign, name, use_resource):
+    huge, updater = np.float32(sign * 3e38), UPDATERS[name].updater
     centers = make_centers(
         tf_centers, use_resource, 3, 2, initializer=tf.constant(huge, tf.float32, [3, 2])
     )
@@ -129,44 +93,23 @@ def test_a_finite_center_is_not_called_infinite(norm, use_resource):
             assert "expected finite centers" not in str(error)
 
 
-@needs_eager
-@pytest.mark.eager
-@pytest.mark.parametrize("updater", UPDATERS, ids=repr)
+@in_tf2
+@pytest.mark.parametrize("name", STABLE)
 @pytest.mark.parametrize("dtype", [tf.float32, tf.float64, tf.bfloat16])
-def test_a_function_gives_the_bits_of_eager_code(dtype, updater):
+def test_a_function_gives_the_bits_of_eager_code(dtype, name):
     bits = []
-    for wrap in (lambda call: call, tensorflow.function):
+    for how in ("eager", "function"):
         centers = tf_centers.EmbedCenters(
             tensorflow.Variable(tf.zeros([C, D], dtype)),
             tensorflow.Variable(tf.zeros([C], tf.int64)),
         )
-        update = wrap(
-            lambda embeds, labels, centers=centers: tf_centers.get_embed_centers(
-                embeds, labels, updater, centers
-            )
-        )
+
+        def update(embeds, labels, centers=centers):
+            return tf_centers.get_embed_centers(embeds, labels, UPDATERS[name].updater, centers)
+
+        update = as_called(how, update)
         for seed in range(5):
             embeds, labels = make_batch(seed, rows=200)
             rows = update(tf.constant(embeds, tf.float32), tf.constant(labels))
-            bits.append((wrap, rows.numpy().tobytes(), centers.ctrs.numpy().tobytes()))
-    assert [one[1:] for one in bits[:5]] == [one[1:] for one in bits[5:]]
-
-
-@pytest.mark.parametrize(
-    "dtype, tolerance, rows", [(tf.float32, 5e-5, 10000), (tf.float64, 1e-10, 100000)]
-)
-def test_the_mean_of_a_million_rows(dtype, tolerance, rows, use_resource):
-    centers = make_centers(tf_centers, use_resource, 2, 2, dtype=dtype)
-    embeds = tf.placeholder(tf.float32, [None, 2])
-    update = tf_centers.update_embed_centers(
-        embeds, tf.ones([tf.shape(embeds)[0]], tf.int32), MEAN, centers
-    )
-    rng, total = np.random.RandomState(0), np.zeros(2)
-    with initialized_session() as session:
-        for _ in range(10**6 // rows):
-            batch = (100 + rng.randn(rows, 2)).astype(np.float32)
-            session.run(update, {embeds: batch})
-            total += batch.sum(0, dtype=np.float64)
-        ctrs, counts = session.run(list(centers))
-    assert counts.tolist() == [0, 10**6]
-    np.testing.assert_allclose(ctrs[1], total / 10**6, rtol=tolerance)
+            bits.append((rows.numpy().tobytes(), centers.ctrs.numpy().tobytes()))
+    assert bits[:5] == bits[5:]

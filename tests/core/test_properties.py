@@ -114,7 +114,7 @@ def draw_batch(rng, setting):
 
 
 def draw_case(setting, seed):
-    """A state and up to three batches. Classes without a row have values that are easily changed."""
+    """A state and up to three batches; classes without a row have values that are easily lost."""
     rng = np.random.RandomState(seed)
     ctrs = draw_embeds(rng, setting.classes, setting.dims, setting.ctrs)
     counts = rng.choice([0, 10**6, rng.randint(41), rng.randint(41)], setting.classes)

@@ -1,21 +1,157 @@
-"""Two replicas that do not know the same of their batches while their graphs are built."""
+"""Replicas that do not know the same of their batches while their graphs are built."""
 
-import pathlib
-
+import numpy as np
 import pytest
-import tensorflow
+import tensorflow.compat.v1 as tf
+from check_replicas import bits
+from helpers import MEAN
+from three_replicas import REPLICAS, copies, get, make, on_three_replicas, replica, run, state
 
-PROGRAM = pathlib.Path(__file__).resolve().parent / "replica_shapes_program.py"
-CHECKS = ["rows of embed_batch", "rows of label_batch", "rows of mask", "rows of all", "dims"]
-CHECKS += ["rank of embed_batch", "rank of label_batch", "rank of mask", "rank of all"]
-CHECKS += ["T", "T of labels", "dtype of label_batch", "a column of labels"]
-CHECKS += ["faults", "weights", "a short copy"]
+import tf_centers
+
+EMBEDS = [np.float32(rows) for rows in ([[1, 2], [3, 4], [5, 0], [7, 7]], [[8, 8]], [[2, 6]])]
+LABELS = [np.array(labels) for labels in ([1, 3, 1, 0], [3], [3])]
+MASKS = [np.array(mask) for mask in ([True, True, False, True], [True], [True])]
+NAMES = ("embed_batch", "label_batch", "mask")
+
+# What one replica knows of its batch, where the others know all of it.
+UNLIKE = [
+    {"embed_batch": [None, 2]},
+    {"label_batch": [None]},
+    {"mask": [None]},
+    {"embed_batch": [None, 2], "label_batch": [None], "mask": [None]},
+    {"embed_batch": [None, None]},
+    {"embed_batch": None},
+    {"label_batch": None},
+    {"mask": None},
+    {"embed_batch": None, "label_batch": None},
+]
+UNLIKE_IN_TIME = [
+    {"embed_batch": [None, None, 2], "label_batch": None},
+    {"label_batch": [None, None]},
+]
 
 
-@pytest.mark.skipif(
-    not hasattr(tensorflow.distribute.ReplicaContext, "all_gather"),
-    reason="TensorFlow before 2.4 cannot gather within replicas",
-)
-@pytest.mark.parametrize("check", CHECKS)
-def test_on_two_replicas(check, start):
-    assert "all well" in start(PROGRAM, check).end()
+def as_int32(embed_batch, label_batch, mask=None):
+    return embed_batch, tf.cast(label_batch, tf.int32), mask
+
+
+def as_column(embed_batch, label_batch, mask=None):
+    return embed_batch, tf.placeholder_with_default(label_batch[:, tf.newaxis], [None, None]), mask
+
+
+def forgetting(shapes):
+    """Hides all but these shapes."""
+
+    def change(*batch):
+        return [
+            tf.placeholder_with_default(value, shapes[name]) if name in shapes else value
+            for name, value in zip(NAMES, batch)
+        ]
+
+    return change
+
+
+def check_as_in_a_single_process(change, masked=False, steps=None):
+    """Where one replica's batch is changed, all hold the same as a table of a single process."""
+    columns = [EMBEDS, LABELS] + [MASKS] * masked
+    if steps:
+        columns = [[np.stack([part] * steps, 1) for part in column] for column in columns]
+    axes = 2 if steps else 1
+    joined = [np.concatenate(column) for column in columns]
+    joined = [value.reshape([-1, *value.shape[axes:]]) for value in joined]
+    plain = tf_centers.create_embed_centers(4, 2)
+    expected = tf_centers.get_embed_centers(*joined[:2], MEAN, plain, *joined[2:])
+    for changed in (0, 1):
+        centers = make()
+
+        def call(changed=changed, centers=centers):
+            batch = [tf.constant(column[replica()]) for column in columns]
+            if replica() == changed:
+                batch = list(change(*batch))
+            return tf_centers.get_embed_centers(*batch[:2], MEAN, centers, *batch[2:3])
+
+        found = [tf.reshape(rows, [-1, 2]) for rows in run(call)]
+        np.testing.assert_array_equal(np.concatenate(found), expected)
+        for whole, parts in zip(plain, copies(centers)):
+            assert [bits(part) for part in parts] == [bits(whole)] * REPLICAS
+
+
+@on_three_replicas
+def test_a_replica_that_knows_less():
+    for shapes in UNLIKE:
+        check_as_in_a_single_process(forgetting(shapes), masked="mask" in shapes)
+    for shapes in UNLIKE_IN_TIME:
+        check_as_in_a_single_process(forgetting(shapes), steps=2)
+
+
+@on_three_replicas
+def test_a_replica_whose_labels_are_of_another_kind():
+    check_as_in_a_single_process(as_int32)
+    check_as_in_a_single_process(as_column)
+
+
+def refused(centers, call, message):
+    before = state(centers)
+    with pytest.raises(tf.errors.InvalidArgumentError, match=message):
+        run(call)
+    assert state(centers) == before
+
+
+@on_three_replicas
+def test_what_is_wrong_on_one_replica_is_refused_on_all():
+    """Whatever either of them knows."""
+    centers = make()
+    run(lambda: get(centers)(EMBEDS[replica()], LABELS[replica()]))
+    for hidden in (0, 1):
+        for wrong in (0, 1):
+
+            def call(fault, hidden=hidden, wrong=wrong):
+                labels = list(LABELS[replica()])
+                if replica() == wrong:
+                    labels = [4] + labels[1:] if fault == "label" else labels + [0]
+                labels = tf.constant(labels)
+                if replica() == hidden or fault == "length":
+                    labels = tf.placeholder_with_default(labels, [None])
+                return get(centers)(EMBEDS[replica()], labels)
+
+            refused(centers, lambda call=call: call("label"), r"every label in \[0, 4\)")
+            refused(centers, lambda call=call: call("length"), "label_batch")
+
+
+class WrongOnOne(tf_centers.Updater):
+    """Weights that are wrong on one replica alone."""
+
+    def __init__(self, wrong, factor):
+        self.wrong, self.factor = wrong, factor
+
+    def row_weights(self, rows):
+        return (self.factor if replica() == self.wrong else 1.0) / rows.sizes
+
+
+@on_three_replicas
+def test_weights_that_are_wrong_on_one_replica_change_no_copy():
+    centers = make()
+    for wrong, factor in ((0, -1.0), (1, np.nan)):
+        for locking in (False, True):
+            call = get(centers, WrongOnOne(wrong, factor), use_locking=locking)
+            refused(
+                centers,
+                lambda call=call: call(EMBEDS[replica()], LABELS[replica()]),
+                "row_weights",
+            )
+
+
+@on_three_replicas
+def test_a_copy_of_fewer_rows_than_the_graph_knows():
+    for variable in (0, 1):
+        for wrong in (0, 1):
+            centers = make()
+            copy = copies(centers)[variable][wrong]
+            short = tf.zeros([2] + copy.shape.as_list()[1:], copy.dtype)
+            tf.raw_ops.AssignVariableOp(resource=copy.handle, value=short)
+            refused(
+                centers,
+                lambda centers=centers: get(centers)(EMBEDS[replica()], LABELS[replica()]),
+                "get_embed_centers: expected every label",
+            )

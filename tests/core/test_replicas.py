@@ -1,6 +1,5 @@
 """Replicas of a distribution strategy: the same centers on each, as in a single process."""
 
-import functools
 import os
 import tempfile
 
@@ -11,53 +10,24 @@ import tensorflow
 import tensorflow.compat.v1 as tf
 from check_replicas import bits, distribute
 from helpers import MEAN, C, D, initialized_session
-from programs import in_own_process
 from tf2_code import needs_gathers
+from three_replicas import (
+    REPLICAS,
+    copies,
+    get,
+    make,
+    on_three_replicas,
+    replica,
+    run,
+    state,
+    strategy,
+)
 
 import tf_centers
 
-REPLICAS = 3
 # Unequal parts, one of them empty; class 1 comes on two replicas.
-EMBEDS = [[[1.0, 2.0], [3.0, 4.0]], np.zeros([0, 2]), [[5.0, 0.0]]]
-LABELS = [[1, 3], [], [1]]
-
-
-@functools.lru_cache(maxsize=None)
-def strategy():
-    """The one strategy of a process."""
-    return check_replicas.make_strategy(REPLICAS)
-
-
-def on_three_replicas(test):
-    return needs_gathers(in_own_process(test))
-
-
-def make(**how):
-    with strategy().scope():
-        return tf_centers.create_embed_centers(4, 2, **how)
-
-
-def run(call, embeds=EMBEDS, labels=LABELS, *more):
-    """What `call(embeds, labels, ...)` returns on each replica, inside a `tf.function`."""
-    columns = [[tf.constant(part, tf.float32) for part in embeds]]
-    columns.append([tf.constant(part, tf.int64) for part in labels])
-    parts = [distribute(strategy(), column) for column in columns + list(more)]
-    function = tensorflow.function(lambda *given: strategy().run(call, given))
-    return strategy().experimental_local_results(function(*parts))
-
-
-def get(centers, updater=MEAN, **how):
-    return lambda embeds, labels: tf_centers.get_embed_centers(
-        embeds, labels, updater, centers, **how
-    )
-
-
-def copies(centers):
-    return [strategy().experimental_local_results(variable) for variable in centers]
-
-
-def state(centers):
-    return [bits(copy) for found in copies(centers) for copy in found]
+EMBEDS = [np.float32(rows) for rows in ([[1, 2], [3, 4]], np.zeros([0, 2]), [[5, 0]])]
+LABELS = [np.array(labels, int) for labels in ([1, 3], [], [1])]
 
 
 def same(found, expected):
@@ -80,7 +50,7 @@ def test_random_runs_hold_the_bits_of_a_single_process():
 def test_every_copy_gets_the_rows_of_all():
     centers = make()
     assert [len(found) for found in copies(centers)] == [REPLICAS, REPLICAS]
-    rows = run(get(centers))
+    rows = run(get(centers), EMBEDS, LABELS)
     same(rows[0], [[3.0, 1.0], [3.0, 4.0]])
     same(rows[1], np.zeros([0, 2]))
     same(rows[2], [[3.0, 1.0]])
@@ -88,12 +58,11 @@ def test_every_copy_gets_the_rows_of_all():
         same(ctrs, [[0.0, 0.0], [3.0, 1.0], [0.0, 0.0], [3.0, 4.0]])
         same(counts, [0, 2, 0, 1])
     before = state(centers)
-    rows = run(get(centers), [np.zeros([0, 2])] * REPLICAS, [[]] * REPLICAS)
+    rows = run(get(centers), EMBEDS[1:2] * REPLICAS, LABELS[1:2] * REPLICAS)
     assert [row.shape.as_list() for row in rows] == [[0, 2]] * REPLICAS
     assert state(centers) == before
     # Without a function, from the state as it is now.
-    columns = (EMBEDS, tf.float32), (LABELS, tf.int64)
-    parts = [distribute(strategy(), [tf.constant(p, t) for p in column]) for column, t in columns]
+    parts = [distribute(strategy(), column) for column in (EMBEDS, LABELS)]
     rows = strategy().experimental_local_results(strategy().run(get(centers), parts))
     same(rows[2], [[3.0, 1.0]])
     assert len(set(state(centers))) == 2 and state(centers) != before
@@ -102,43 +71,38 @@ def test_every_copy_gets_the_rows_of_all():
 @on_three_replicas
 def test_a_bad_replica_changes_no_copy():
     centers = make()
-    run(get(centers))
+    run(get(centers), EMBEDS, LABELS)
     before = state(centers)
     error = tf.errors.InvalidArgumentError
 
-    def bad(message, *batch, call=None):
-        refused(error, message, lambda: run(call or get(centers), *batch))
+    def bad(message, embeds, labels, call=None):
+        refused(error, message, lambda: run(call or get(centers), embeds, labels))
         assert state(centers) == before
 
     label = r"get_embed_centers: expected every label in \[0, 4\), found\] \[4\]"
-    nan = [EMBEDS[0], EMBEDS[1], [[np.nan, 0.0]]]
-    for replica in (0, 2):
-        labels = [list(part) for part in LABELS]
-        labels[replica][0] = 4
-        bad(label, EMBEDS, labels)
-    bad("get_embed_centers: expected finite values", nan)
+    bad(label, EMBEDS, [np.array([4, 3]), *LABELS[1:]])
+    bad(label, EMBEDS, [*LABELS[:2], np.array([4])])
+    bad("get_embed_centers: expected finite values", [*EMBEDS[:2], EMBEDS[2] * np.nan], LABELS)
 
     def cut(embeds, labels):
         # Of a length that is known only at run time, and is right on the other replicas.
-        here = tensorflow.distribute.get_replica_context().replica_id_in_sync_group
-        labels = labels[: tf.where(tf.equal(here, 0), 1, 3)]
+        labels = tf.placeholder_with_default(labels[:1] if replica() == 0 else labels, [None])
         return get(centers)(tf.placeholder_with_default(embeds, [None, 2]), labels)
 
-    bad(r"\[0 1 1\]", EMBEDS, LABELS, call=cut)
+    bad(r"\[0 1 1\]", EMBEDS, LABELS, cut)
 
-    def unlike(how, *values):
-        parts = distribute(strategy(), [tf.constant(value) for value in values])
+    for how, values in (
+        (lambda decay: {"updater": tf_centers.ExponentialWindow(decay)}, [0.5, 0.5, 0.25]),
+        (lambda training: {"is_training": training}, [True, False, True]),
+    ):
 
-        def call(value):
+        def call(value, how=how):
             return get(centers, **how(value))(tf.ones([1, 2]), tf.constant([1]))
 
-        step = tensorflow.function(lambda given: strategy().run(call, (given,)))
-        refused(error, "to be the same on every replica, found", lambda: step(parts))
+        message = "to be the same on every replica, found"
+        refused(error, message, lambda call=call, values=values: run(call, values))
         assert state(centers) == before
-
-    unlike(lambda decay: {"updater": tf_centers.ExponentialWindow(decay)}, 0.5, 0.5, 0.25)
-    unlike(lambda training: {"is_training": training}, True, False, True)
-    run(get(centers))  # And training goes on.
+    run(get(centers), EMBEDS, LABELS)  # And training goes on.
     assert len(set(state(centers))) == 2
 
 
@@ -149,7 +113,7 @@ def test_each_replica_reads_its_own_copy():
         copy.assign(np.full([4, 2], 1.0 + place))
     copies(centers)[1][1].assign([0, 0, 5, 0])
 
-    batch = [np.zeros([1, 2])] * REPLICAS, [[2]] * REPLICAS
+    batch = [np.zeros([1, 2], np.float32)] * REPLICAS, [[2]] * REPLICAS
     rows = run(lambda embeds, labels: tf_centers.lookup_embed_centers(labels, centers), *batch)
     same(rows, [[[1.0, 1.0]], [[2.0, 2.0]], [[3.0, 3.0]]])
     nearest = run(lambda embeds, labels: tf_centers.nearest_centers(embeds, centers).labels, *batch)
@@ -173,8 +137,9 @@ def test_updates_on_other_replicas_than_have_copies_are_refused():
     refused(ValueError, outside, update)
     with strategy().scope():
         refused(ValueError, outside, update)
-    refused(ValueError, "embed/ctrs.* 1.* 3", lambda: run(get(plain)))
-    refused(ValueError, "as many replicas as centers, 3, got", lambda: run(get(mixed)))
+    refused(ValueError, "embed/ctrs.* 1.* 3", lambda: run(get(plain), EMBEDS, LABELS))
+    message = "as many replicas as centers, 3, got"
+    refused(ValueError, message, lambda: run(get(mixed), EMBEDS, LABELS))
     assert state(centers) == before and not plain.counts.numpy().any()
 
 
@@ -209,7 +174,7 @@ def test_a_gradient_is_that_of_the_losses_of_all_replicas():
 @on_three_replicas
 def test_a_checkpoint_is_that_of_a_single_table():
     centers = make()
-    run(get(centers))
+    run(get(centers), EMBEDS, LABELS)
     plain = tf_centers.create_embed_centers(4, 2)
     restored = make()
 
@@ -248,27 +213,15 @@ def test_a_graph_of_tensorflow_1():
             with strategy().scope(), tf.variable_scope("embed"):
                 ctrs = tf.get_variable("ctrs", [4, 2], initializer=tf.zeros_initializer())
 
-            def call():
-                place = int(
-                    tf.get_static_value(
-                        tensorflow.distribute.get_replica_context().replica_id_in_sync_group
-                    )
-                )
+            def call(**how):
                 # The count is made here, since the graph has none.
-                return tf_centers.get_embed_centers(
-                    tf.constant(EMBEDS[place], tf.float32, [len(LABELS[place]), 2]),
-                    tf.constant(LABELS[place], tf.int64, [len(LABELS[place])]),
-                    MEAN,
-                )
-
-            def differentiable(embeds, labels):
-                return get(ctrs, stop_gradient=False)(embeds, labels)
+                return get("embed", **how)(EMBEDS[replica()], LABELS[replica()])
 
             rows = strategy().experimental_local_results(strategy().run(call))
             refused(
                 ValueError,
                 "stop_gradient=False on 3 replicas needs a tf.function",
-                lambda: strategy().run(differentiable, (tf.ones([1, 2]), tf.constant([1]))),
+                lambda: strategy().run(call, kwargs={"stop_gradient": False}),
             )
             summary = tf_centers.summarize_centers()
             session.run(tf.global_variables_initializer())

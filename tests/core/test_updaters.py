@@ -1,17 +1,18 @@
-"""Every updater against the oracle, and wrong formulas that must not pass for it."""
+"""Every updater on large batches, and what an updater may be and be given."""
 
 import numpy as np
 import pytest
 import reference
 import tensorflow.compat.v1 as tf
 from helpers import MEAN, D, check_refused, initialized_session, make_centers, placeholders
-from updaters import UPDATERS, WRONG, Weighted
+from updaters import UPDATERS, Weighted
 
 import tf_centers
 
 
-def check_against_reference(updater, rule, use_resource, classes=11, rows=200, dims=6):
+def check_against_reference(updater, rule, use_resource):
     """Twelve batches: the returned rows, the centers and the counts are the oracle's."""
+    classes, rows, dims = 11, 200, 6
     rng = np.random.RandomState(classes)
     initial = rng.randn(classes, dims)
     centers = make_centers(tf_centers, use_resource, classes, dims, initializer=initial)
@@ -32,24 +33,16 @@ def check_against_reference(updater, rule, use_resource, classes=11, rows=200, d
             np.testing.assert_array_equal(found_ctrs[-1], initial[-1].astype(np.float32))
 
 
-@pytest.mark.parametrize("classes", [3, 50])
 @pytest.mark.parametrize("name", sorted(UPDATERS))
-def test_agrees_with_reference(name, classes, use_resource):
+def test_agrees_with_reference(name, use_resource):
     entry = UPDATERS[name]
-    check_against_reference(entry.updater, entry.rule, use_resource, classes)
+    check_against_reference(entry.updater, entry.rule, use_resource)
 
 
 @pytest.mark.parametrize("name", sorted(UPDATERS))
 def test_an_updater_of_ones_own(name, use_resource):
     entry = UPDATERS[name]
     check_against_reference(Weighted(entry.weigh), entry.rule, use_resource)
-
-
-@pytest.mark.parametrize("name, what", WRONG)
-def test_wrong_formula_is_caught(name, what):
-    entry = UPDATERS[name]
-    with pytest.raises(AssertionError, match="Not equal to tolerance"):
-        check_against_reference(Weighted(entry.wrong[what]), entry.rule, use_resource=True)
 
 
 @pytest.mark.parametrize("name", sorted(UPDATERS))
@@ -126,8 +119,9 @@ def test_precision_of_many_rows_far_from_zero(use_resource):
         np.testing.assert_allclose(session.run(centers.ctrs)[2], expected, rtol=1e-5)
 
 
-@pytest.mark.parametrize("dtype, precision", [("float32", 5e-5), ("float64", 1e-10)])
-@pytest.mark.parametrize("rows", [1000, 20000])
+@pytest.mark.parametrize(
+    "rows, dtype, precision", [(1000, "float32", 5e-5), (20000, "float64", 1e-10)]
+)
 def test_precision_of_a_million_rows(rows, dtype, precision, use_resource):
     rng = np.random.RandomState(4)
     centers = make_centers(tf_centers, use_resource, 2, 2, dtype=dtype)
@@ -143,50 +137,6 @@ def test_precision_of_a_million_rows(rows, dtype, precision, use_resource):
         np.testing.assert_allclose(session.run(centers.ctrs)[1], total / 10**6, rtol=precision)
 
 
-@pytest.mark.parametrize("initial", [50.0, -1e10])
-def test_the_first_row_is_the_mean_whatever_the_initial_value(initial, use_resource):
-    centers = make_centers(tf_centers, use_resource, 1, 1, initializer=[[initial]])
-    result = tf_centers.get_embed_centers([[3.0]], [0], MEAN, centers)
-    with initialized_session() as session:
-        # To the digits of the larger of the two.
-        np.testing.assert_allclose(session.run(result), [[3.0]], rtol=0, atol=1e-7 * abs(initial))
-
-
-@pytest.mark.parametrize("dtype", [tf.float16, tf.bfloat16])
-def test_half_precision_centers_are_summed_in_full(dtype, use_resource):
-    # 600 weights of 1 / 600 each, and their products, would be off by percents in half precision.
-    centers = make_centers(tf_centers, use_resource, 2, 1, dtype=dtype)
-    rows = np.linspace(1.0, 3.0, 600)[:, None]
-    result = tf_centers.get_embed_centers(tf.constant(rows, tf.float32), [1] * 600, MEAN, centers)
-    expected = rows.astype(dtype.as_numpy_dtype).astype(np.float64).mean()
-    with initialized_session() as session:
-        found = session.run(result).astype(np.float64)
-    step = {tf.float16: 2**-9, tf.bfloat16: 2**-6}[dtype]  # to the next value of the dtype
-    np.testing.assert_allclose(found, expected, atol=0.6 * step)
-
-
-@pytest.mark.parametrize("kind", ["placeholder", "variable", "float64"])
-def test_rate_as_tensor(kind, use_resource):
-    def schedule():
-        if kind == "variable":
-            return tf.get_variable("rate", initializer=0.25, use_resource=use_resource)
-        return tf.constant(0.25, tf.float64 if kind == "float64" else tf.float32)
-
-    centers = make_centers(tf_centers, use_resource, 3, 1, initializer=[[8.0], [8.0], [8.0]])
-    rate = schedule()
-    if kind == "placeholder":
-        rate = tf.placeholder_with_default(rate, [])
-    window = tf_centers.get_embed_centers(
-        [[4.0]], [1], tf_centers.ExponentialWindow(rate), centers, is_training=True
-    )
-    with tf.control_dependencies([window]):
-        wen = tf_centers.get_embed_centers([[4.0]], [2], tf_centers.WenUpdate(rate), centers)
-    with initialized_session() as session:
-        found = session.run([window, wen])
-    # 0.25 * 8 + 0.75 * 4, and 8 - 0.25 * (8 - 4) / 2
-    assert [rows.tolist() for rows in found] == [[[5.0]], [[7.5]]]
-
-
 def test_decay_keeps_its_digits():
     # In float32, 1 - 0.9999 is off by 2e-4 of itself.
     centers = tf_centers.create_embed_centers(2, 1)
@@ -198,11 +148,14 @@ def test_decay_keeps_its_digits():
 
 
 @pytest.mark.parametrize("rate, window, wen", [(0, 9.0, 2.0), (1, 2.0, 5.5)])
-@pytest.mark.parametrize("kind", ["float", "integer", "tensor"])
-def test_rates_at_the_ends_of_their_range(kind, rate, window, wen):
+@pytest.mark.parametrize("kind", ["float", "integer", "tensor", "variable"])
+def test_rates_at_the_ends_of_their_range(kind, rate, window, wen, use_resource):
     # 5.5 is 2 + 1 * (9 - 2) / (1 + 1)
-    given = {"float": float, "integer": int, "tensor": lambda r: tf.placeholder(tf.float32, [])}
-    given, found = given[kind](rate), []
+    given, found = {"float": float, "integer": int}.get(kind, float)(rate), []
+    if kind == "tensor":
+        given = tf.placeholder(tf.float32, [])
+    elif kind == "variable":
+        given = tf.get_variable("rate", initializer=given, use_resource=use_resource)
     for updater in (tf_centers.ExponentialWindow(given), tf_centers.WenUpdate(given)):
         with tf.variable_scope(type(updater).__name__):
             centers = tf_centers.create_embed_centers(2, 1, initializer=[[2.0], [2.0]])

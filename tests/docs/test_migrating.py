@@ -1,25 +1,23 @@
 """docs/migrating.md: each code before and after runs, and the numbers change as it says."""
 
-import pathlib
+import functools
 import re
 
 import numpy as np
 import pytest
 import reference
 import tensorflow.compat.v1 as tf
+from documents import MIGRATING
 from helpers import B, C, D, initialized_session, make_batch
 from tensorflow import keras
 
-import tf_centers
-
-TEXT = (pathlib.Path(__file__).resolve().parents[2].joinpath("docs", "migrating.md")).read_text(
-    encoding="utf-8"
-)
+TEXT = MIGRATING.read_text(encoding="utf-8")
 BLOCK = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 START, *SECTIONS = [BLOCK.findall(section) for section in TEXT.split("\n## ")]
 DISTINCT = (make_batch(0, rows=4)[0].astype(np.float32), np.array([5, 0, 3, 6]))
 REPEATED = (make_batch(1)[0].astype(np.float32), make_batch(1)[1])
 OLD = np.linspace(-2, 3, C * D).reshape([C, D]).astype(np.float32)
+BEFORE_AND_AFTER = pytest.mark.parametrize("when", [0, 1], ids=["before", "after"])
 
 
 def code(section, when):
@@ -29,28 +27,19 @@ def code(section, when):
     return found
 
 
-def oracle(rule, batch, times=1, ctrs=OLD):
-    counts = np.zeros(C, int)
-    for _ in range(times):
-        ctrs, counts = reference.apply(rule, ctrs, counts, *batch)
-    return ctrs
+def oracle(rule, batch):
+    return reference.apply(rule, OLD, np.zeros(C, int), *batch)[0]
 
 
-def make_ctrs(use_resource=False):
-    with tf.variable_scope("embed"):
-        return tf.get_variable("ctrs", initializer=OLD, trainable=False, use_resource=use_resource)
-
-
-def run(build, batch, times=1, **kwargs):
-    """Builds a graph on a batch, and returns what it fetches at last and the centers."""
+def run(build, batch):
+    """Builds a graph on a batch, and returns what it fetches and the centers after that."""
     with tf.Graph().as_default():
         features = tf.placeholder(tf.float32, [None, D])
         labels = tf.placeholder(tf.int32, [None])
-        fetches, ctrs = build(features, labels, **kwargs)
+        fetches, ctrs = build(features, labels)
         with initialized_session() as session:
             ctrs.load(OLD, session)
-            for _ in range(times):
-                found = session.run(fetches, {features: batch[0], labels: batch[1]})
+            found = session.run(fetches, {features: batch[0], labels: batch[1]})
             return found, session.run(ctrs)
 
 
@@ -67,174 +56,150 @@ def test_every_section_has_both_codes():
     assert TEXT.count("```") == 2 * 15
 
 
-@pytest.fixture
-def recipe():
-    def build(features, labels, when, use_resource=False, **kwargs):
-        ctrs = make_ctrs(use_resource)
-        return code(0, when)["get_embed_centers"](features, labels, **kwargs), ctrs
-
-    return build
+def as_op(update):
+    return update.op if tf.is_tensor(update) else update
 
 
-def test_recipe(recipe):
-    window, summed = reference.exponential_window, reference.summed_window
-    for when in (0, 1):
-        rows, ctrs = run(recipe, DISTINCT, when=when)
-        equal(ctrs, oracle(window, DISTINCT))
-        equal(rows, ctrs[DISTINCT[1]])
-    _, before = run(recipe, REPEATED, when=0)
-    _, after = run(recipe, REPEATED, when=1)
-    equal(before, oracle(summed, REPEATED))
-    equal(after, oracle(window, REPEATED))
-    differ(before, after)
-    old = tf_centers.ExponentialWindow(0.95, duplicates="sum")
-
-    def build(features, labels):
-        ctrs = make_ctrs()
-        return tf_centers.get_embed_centers(features, labels, old), ctrs
-
-    equal(run(build, REPEATED)[1], before)
+def make_ctrs():
+    with tf.variable_scope("embed"):
+        return tf.get_variable("ctrs", initializer=OLD, trainable=False)
 
 
-def facenet(features, labels, when, **kwargs):
-    loss, centers = code(1, when)["center_loss"](features, labels, 0.95, C, **kwargs)
+def recipe(found, features, labels, **how):
+    ctrs = make_ctrs()
+    return [found["get_embed_centers"](features, labels, **how)], ctrs
+
+
+def facenet(found, features, labels, **how):
+    loss, centers = found["center_loss"](features, labels, 0.95, C, **how)
     return [loss, tf.gradients(loss, features)[0]], centers
 
 
-def test_facenet():
-    # The mean over B rows and D dims, with the centers from before the update.
-    expected = np.mean((REPEATED[0] - OLD[REPEATED[1]]) ** 2)
-    (loss, gradient), before = run(facenet, REPEATED, when=0)
-    (after_loss, after_gradient), after = run(facenet, REPEATED, when=1)
-    np.testing.assert_allclose([loss, after_loss], expected, rtol=1e-5)
-    equal(gradient, 2 / (B * D) * (REPEATED[0] - OLD[REPEATED[1]]))
-    equal(after_gradient, gradient)
-    equal(before, oracle(reference.summed_window, REPEATED))
-    equal(after, oracle(reference.exponential_window, REPEATED))
-    differ(before, after)
+def eq4(found, features, labels, update=True):
+    loss, centers, op = found["get_center_loss"](features, labels, 0.5, C)
+    return [loss, tf.gradients(loss, features)[0]] + [as_op(op)] * update, centers
 
 
-def test_facenet_validates():
-    for when, training in ((0, {}), (1, {"is_training": False})):
-        (loss, _), ctrs = run(facenet, REPEATED, when=when, **training)
-        np.testing.assert_allclose(loss, np.mean((REPEATED[0] - OLD[REPEATED[1]]) ** 2), rtol=1e-5)
-        assert (ctrs == OLD).all() == bool(when)
+def on_the_table(found, features, labels, name="update_centers", rate=0.5):
+    ctrs = make_ctrs()
+    return [as_op(found[name](ctrs, features, labels, rate))], ctrs
+
+
+DECAY = 0.75
+average = functools.partial(on_the_table, name="average_centers", rate=DECAY)
+WINDOW, SUMMED, WEN = reference.exponential_window, reference.summed_window, reference.wen_update
+MEAN_OF_BATCH = functools.partial(reference.averaged_window, decay=0.5)
+
+
+@pytest.mark.parametrize(
+    "section, build, batch, rules",
+    [
+        (0, recipe, DISTINCT, [WINDOW, WINDOW]),
+        (0, recipe, REPEATED, [SUMMED, WINDOW]),
+        (1, facenet, REPEATED, [SUMMED, WINDOW]),
+        (2, eq4, REPEATED, [WEN, WEN]),
+        (3, on_the_table, REPEATED, [MEAN_OF_BATCH, MEAN_OF_BATCH]),
+        (4, on_the_table, REPEATED, [WEN, WEN]),
+    ],
+)
+def test_centers_before_and_after(section, build, batch, rules):
+    tables = []
+    for when, rule in enumerate(rules):
+        fetched, ctrs = run(functools.partial(build, code(section, when)), batch)
+        equal(ctrs, oracle(rule, batch))
+        if build is recipe and batch is DISTINCT:
+            equal(fetched[0], ctrs[batch[1]])
+        tables.append(ctrs)
+    if rules[0] is not rules[1] and batch is REPEATED:
+        differ(*tables)
+
+
+@BEFORE_AND_AFTER
+def test_loss_and_gradient_are_those_of_the_centers_before_the_update(when):
+    difference = REPEATED[0] - OLD[REPEATED[1]]
+    (loss, gradient), _ = run(functools.partial(facenet, code(1, when)), REPEATED)
+    np.testing.assert_allclose(loss, np.mean(difference**2), rtol=1e-5)
+    equal(gradient, 2 / (B * D) * difference)
+    (loss, gradient, _), _ = run(functools.partial(eq4, code(2, when)), REPEATED)
+    np.testing.assert_allclose(loss, 0.5 * np.sum(difference**2), rtol=1e-5)
+    equal(gradient, difference)
+    # The loss alone moves nothing.
+    assert (run(functools.partial(eq4, code(2, when), update=False), REPEATED)[1] == OLD).all()
+
+
+@BEFORE_AND_AFTER
+def test_facenet_validates(when):
+    how = {"is_training": False} if when else {}
+    _, ctrs = run(functools.partial(facenet, code(1, when), **how), REPEATED)
+    assert (ctrs == OLD).all() == bool(when)
 
 
 def test_facenet_checkpoint(tmp_path):
     path = str(tmp_path / "model")
-    with tf.Graph().as_default():
-        _, centers = facenet(tf.ones([1, D]), [0], 0)
-        assert centers not in tf.trainable_variables()  # which are all that facenet saves
-        saver = tf.train.Saver(tf.trainable_variables() + [centers])
-        with initialized_session() as session:
-            centers.load(OLD, session)
-            saver.save(session, path)
-    with tf.Graph().as_default():
-        _, centers = facenet(tf.ones([1, D]), [0], 1)
-        saver = tf.train.Saver(tf.trainable_variables() + [centers])
-        with initialized_session() as session:
-            saver.restore(session, path)
-            np.testing.assert_array_equal(session.run(centers), OLD)
-
-
-def eq4(features, labels, when, update=True):
-    loss, centers, op = code(2, when)["get_center_loss"](features, labels, 0.5, C)
-    fetches = [loss, tf.gradients(loss, features)[0]]
-    if update:
-        fetches.append(op.op if tf.is_tensor(op) else op)
-    return fetches, centers
-
-
-def test_eq4():
-    difference = REPEATED[0] - OLD[REPEATED[1]]
     for when in (0, 1):
-        (loss, gradient, _), ctrs = run(eq4, REPEATED, when=when)
-        np.testing.assert_allclose(loss, 0.5 * np.sum(difference**2), rtol=1e-5)
-        equal(gradient, difference)
-        equal(ctrs, oracle(reference.wen_update, REPEATED))
-        assert (run(eq4, REPEATED, when=when, update=False)[1] == OLD).all()
-    differ(ctrs, oracle(reference.exponential_window, REPEATED))
-
-
-def mean_of_batch(features, labels, when):
-    ctrs = make_ctrs()
-    op = code(3, when)["update_centers"](ctrs, features, labels, 0.3)
-    return (op.op if tf.is_tensor(op) else op), ctrs
-
-
-def test_mean_of_batch():
-    expected = OLD.astype(np.float64)
-    for label in set(REPEATED[1]):
-        mean = REPEATED[0][REPEATED[1] == label].mean(axis=0)
-        expected[label] += 0.3 * (mean - expected[label])
-    for when in (0, 1):
-        equal(run(mean_of_batch, REPEATED, when=when)[1], expected)
-
-
-def dense(features, labels, when, name, rate):
-    ctrs = make_ctrs()
-    return code(4, when)[name](ctrs, features, labels, rate), ctrs
-
-
-def test_dense_eq4():
-    for when in (0, 1):
-        _, ctrs = run(dense, REPEATED, when=when, name="update_centers", rate=0.5)
-        equal(ctrs, oracle(reference.wen_update, REPEATED))
+        with tf.Graph().as_default():
+            _, centers = facenet(code(1, when), tf.ones([1, D]), [0])
+            assert centers not in tf.trainable_variables()  # which are all that facenet saves
+            saver = tf.train.Saver(tf.trainable_variables() + [centers])
+            with initialized_session() as session:
+                if when:
+                    saver.restore(session, path)
+                    np.testing.assert_array_equal(session.run(centers), OLD)
+                else:
+                    centers.load(OLD, session)
+                    saver.save(session, path)
 
 
 def test_dense_average():
-    decay, absent = 0.75, [1, 2, 4]
-    average = {"name": "average_centers", "rate": decay}
-
-    def window(center, seen, rows):
-        return reference.exponential_window(center, seen, rows, decay)
-
-    _, before = run(dense, DISTINCT, when=0, **average)
-    _, after = run(dense, DISTINCT, when=1, **average)
-    equal(after, oracle(window, DISTINCT))
-    equal(before[DISTINCT[1]], after[DISTINCT[1]])
-    equal(before[absent], decay * OLD[absent])
-    assert (after[absent] == OLD[absent]).all()
-
-    _, before = run(dense, REPEATED, when=0, **average)
-    _, after = run(dense, REPEATED, when=1, **average)
-    equal(after, oracle(window, REPEATED))
-    label = np.bincount(REPEATED[1]).argmax()
-    rows = REPEATED[0][REPEATED[1] == label]
-    assert len(rows) > 1
-    equal(before[label], decay * OLD[label] + (1 - decay) * rows.mean(axis=0))
-    differ(before[label], after[label])
+    window = functools.partial(WINDOW, decay=DECAY)
+    mean = functools.partial(reference.averaged_window, decay=DECAY)
+    for batch in (DISTINCT, REPEATED):
+        before, after = (
+            run(functools.partial(average, code(4, when)), batch)[1] for when in (0, 1)
+        )
+        absent = np.setdiff1d(np.arange(C), batch[1])
+        shrunk = oracle(mean, batch)
+        shrunk[absent] *= DECAY
+        equal(before, shrunk)
+        equal(after, oracle(window, batch))
+        assert (after[absent] == OLD[absent]).all()
 
 
-@pytest.mark.parametrize("name", ["update_centers", "average_centers"])
-def test_dense_on_bad_batches(name):
+@pytest.mark.parametrize("build", [on_the_table, average])
+def test_dense_on_bad_batches(build):
     features, labels = DISTINCT
-    wrong = np.where(labels == 5, C, labels)
-    _, before = run(dense, (features, wrong), when=0, name=name, rate=0.5)
-    assert np.isfinite(before).all()
-    spoilt = features.copy()
-    spoilt[1, 2] = np.nan
-    _, before = run(dense, (spoilt, labels), when=0, name=name, rate=0.5)
-    assert np.isnan(before[:, 2]).all()
-    for batch in ((features, wrong), (spoilt, labels)):
+    wrong = features, np.where(labels == 5, C, labels)
+    spoilt = np.where(np.arange(D) == 2, np.nan, features), labels
+    assert np.isfinite(run(functools.partial(build, code(4, 0)), wrong)[1]).all()
+    assert np.isnan(run(functools.partial(build, code(4, 0)), spoilt)[1][:, 2]).all()
+    for batch in (wrong, spoilt):
         with pytest.raises(tf.errors.InvalidArgumentError):
-            run(dense, batch, when=1, name=name, rate=0.5)
+            run(functools.partial(build, code(4, 1)), batch)
 
 
 WEIGHT, F = 0.7, 6
+FEATURES = np.random.RandomState(5).randn(B, F).astype(np.float32)
+KERNEL = np.random.RandomState(3).randn(F, D)
+
+
+def set_weights(model):
+    model.get_layer("embeds").set_weights([KERNEL, np.zeros(D)])
+    model.get_layer("logits").set_weights([np.random.RandomState(4).randn(D, C), np.zeros(C)])
+
+
+def total_of(losses):
+    return losses[0] if isinstance(losses, (list, tuple)) else losses
+
+
+def kernel_of(model):
+    return model.get_layer("embeds").get_weights()[0]
 
 
 def keras_model(when):
-    """A model with its centers, set to `OLD`, and functions to feed, measure and look at them."""
+    """A model with its centers at `OLD`, and functions that feed it and look at its centers."""
     model, centers = code(5, when)["build_model"](F, C, D, WEIGHT)
-    kernel = np.random.RandomState(3).randn(F, D)
-    if when == 0 and not tf.executing_eagerly():
-        keras.backend.get_session().run(tf.variables_initializer([centers]))
-    model.get_layer("embeds").set_weights([kernel, np.zeros(D)])
-    logits = model.get_layer("logits")
-    logits.set_weights([np.random.RandomState(4).randn(D, C), np.zeros(C)])
-    if when == 1:
+    set_weights(model)
+    if when:
         centers.set_weights([OLD, np.zeros(C, int)])
     elif tf.executing_eagerly():
         centers.assign(OLD)
@@ -243,100 +208,72 @@ def keras_model(when):
 
     def call(method, x, y):
         y = y[:, np.newaxis]
-        found = getattr(model, method)(*(([x, y], y) if when else (x, [y, y])))
-        return found[0] if isinstance(found, (list, tuple)) else found
+        return total_of(getattr(model, method)(*(([x, y], y) if when else (x, [y, y]))))
 
     def look():
-        ctrs = centers.get_weights()[0] if when else keras_value(centers)
-        return ctrs, [w for w in model.get_weights() if w.shape == (F, D)][0]
+        return centers.get_weights()[0] if when else keras.backend.get_value(centers)
 
-    return model, call, look, kernel
-
-
-def keras_value(variable):
-    if tf.executing_eagerly():
-        return variable.numpy()
-    return keras.backend.get_session().run(variable)
-
-
-@pytest.fixture
-def features():
-    return np.random.RandomState(5).randn(B, F).astype(np.float32)
+    return model, call, look
 
 
 @pytest.mark.eager
-def test_keras(features):
-    y, found = DISTINCT[1], []
-    x = features[: len(y)]
+def test_keras():
+    y, losses, kernels = DISTINCT[1], [], []
+    x = FEATURES[: len(y)]
     for when in (0, 1):
-        _, call, look, kernel = keras_model(when)
-        embeds = x.dot(kernel)
-        loss = call("train_on_batch", x, y)
-        ctrs, learned = look()
-        equal(ctrs, oracle(reference.exponential_window, (embeds, y)))
-        found.append((loss, learned))
-    np.testing.assert_allclose(found[0][0], found[1][0], rtol=1e-5)
-    np.testing.assert_allclose(found[0][1], found[1][1], rtol=1e-4, atol=1e-5)
-    # The center loss has its share: by hand, with the softmax of the same logits.
-    logits = embeds.dot(np.random.RandomState(4).randn(D, C))
-    softmax = np.mean(np.log(np.exp(logits).sum(axis=1)) - logits[np.arange(len(y)), y])
-    center = WEIGHT * np.mean((embeds - OLD[y]) ** 2)
-    np.testing.assert_allclose(found[1][0], softmax + center, rtol=1e-4)
-    assert center > 0.1
-    assert np.abs(found[1][1] - kernel).max() > 1e-3
+        model, call, look = keras_model(when)
+        losses.append(call("train_on_batch", x, y))
+        kernels.append(kernel_of(model))
+        equal(look(), oracle(WINDOW, (x.dot(KERNEL), y)))
+    np.testing.assert_allclose(*losses, rtol=1e-5)
+    np.testing.assert_allclose(*kernels, rtol=1e-4, atol=1e-5)
+    # The center loss has its share in both.
+    assert losses[1] > WEIGHT * np.mean((x.dot(KERNEL) - OLD[y]) ** 2) > 0.1
+    assert np.abs(kernels[1] - KERNEL).max() > 1e-3
 
 
 @pytest.mark.eager
-def test_keras_repeated_labels_and_evaluation(features, tmp_path):
+def test_keras_repeated_labels_and_evaluation():
     y = REPEATED[1]
-    for when, rule in enumerate((reference.summed_window, reference.exponential_window)):
-        model, call, look, kernel = keras_model(when)
-        expected = oracle(rule, (features.dot(kernel), y))
-        call("test_on_batch", features, y)
-        equal(look()[0], OLD if when else expected)
+    for when, rule in enumerate((SUMMED, WINDOW)):
+        model, call, look = keras_model(when)
+        expected = oracle(rule, (FEATURES.dot(KERNEL), y))
+        call("test_on_batch", FEATURES, y)
+        equal(look(), OLD if when else expected)
         if when:
-            call("train_on_batch", features, y)
-            equal(look()[0], expected)
-        shapes = [w.shape for w in model.get_weights()]
-        assert ((C, D) in shapes) is bool(when)
+            call("train_on_batch", FEATURES, y)
+            equal(look(), expected)
+        assert ((C, D) in [w.shape for w in model.get_weights()]) is bool(when)
     inputs, logits = model.inputs[0], model.get_layer("logits").output
-    assert keras.Model(inputs, logits).predict(features, verbose=0).shape == (B, C)
+    assert keras.Model(inputs, logits).predict(FEATURES, verbose=0).shape == (B, C)
 
 
 def keras_layer(when, patch=True):
-    """A model with its layer of centers, set to `OLD`, and a function that trains one batch."""
+    """A model with its layer of centers, at `OLD`, and what the code defines."""
     found = code(6, when)
     if when == 0 and patch and not hasattr(keras.layers.Layer, "add_update"):
         found["CenterLossLayer"].add_update = lambda self, pair: None  # as tf.keras has it
     model, center = found["build_model"](F, C, D, WEIGHT)
-    model.get_layer("embeds").set_weights([np.random.RandomState(3).randn(F, D), np.ones(D)])
-    model.get_layer("logits").set_weights([np.random.RandomState(4).randn(D, C), np.ones(C)])
+    set_weights(model)
     center.set_weights([OLD, np.zeros(C)] if when else [OLD])
-
-    def train(x, y):
-        one_hot = np.eye(C, dtype=np.float32)[y]
-        targets = one_hot if when else [one_hot, np.zeros([len(y), 1])]
-        loss = model.train_on_batch([x, one_hot], targets)
-        return loss[0] if isinstance(loss, (list, tuple)) else loss
-
-    return model, center, train, found
+    return model, center, found
 
 
 @pytest.mark.eager
-def test_keras_layer(features):
-    y = REPEATED[1]
+def test_keras_layer():
+    y, one_hot = REPEATED[1], np.eye(C, dtype=np.float32)[REPEATED[1]]
     losses, kernels = [], []
+    expected = oracle(WEN, (FEATURES.dot(KERNEL), y))
     for when in (0, 1):
-        model, center, train, _ = keras_layer(when)
-        embeds = features.dot(model.get_layer("embeds").get_weights()[0]) + 1
-        losses.append(train(features, y))
-        kernels.append(model.get_layer("embeds").get_weights()[0])
-        expected = oracle(reference.wen_update, (embeds, y))
+        model, center, _ = keras_layer(when)
+        targets = one_hot if when else [one_hot, np.zeros([B, 1])]
+        losses.append(total_of(model.train_on_batch([FEATURES, one_hot], targets)))
+        kernels.append(kernel_of(model))
         equal(center.get_weights()[0], expected if when else OLD)
-        differ(expected, OLD)
+    differ(expected, OLD)
     np.testing.assert_allclose(*losses, rtol=1e-5)
     np.testing.assert_allclose(*kernels, rtol=1e-4, atol=1e-5)
-    assert losses[0] > WEIGHT * np.mean(np.sum((embeds - OLD[y]) ** 2, axis=1)) > 0.1
+    assert losses[0] > WEIGHT * np.mean(np.sum((FEATURES.dot(KERNEL) - OLD[y]) ** 2, axis=1)) > 0.1
 
 
 @pytest.mark.eager
@@ -352,17 +289,15 @@ def test_old_weights_of_a_keras_layer(tmp_path):
     # Of this format, Keras 3 writes whole models alone.
     method = "save_weights" if hasattr(keras.layers.Layer, "add_update") else "save"
     path = str(tmp_path / "old.h5")
-    old, _, _, _ = keras_layer(0)
+    old, _, _ = keras_layer(0)
     getattr(old, method)(path)
-    model, center, _, found = keras_layer(1)
+    model, center, found = keras_layer(1)
     for layer in model.layers:
         layer.set_weights([np.full(w.shape, 7) for w in layer.get_weights()])
     found["load_old_weights"](model, center, path)
     np.testing.assert_array_equal(center.get_weights()[0], OLD)
     np.testing.assert_array_equal(center.get_weights()[1], np.ones(C, int))
     for name in ("embeds", "logits"):
-        for one, other in zip(
-            model.get_layer(name).get_weights(), old.get_layer(name).get_weights()
-        ):
+        weights = [of.get_layer(name).get_weights() for of in (model, old)]
+        for one, other in zip(*weights):
             np.testing.assert_array_equal(one, other)
-            assert not (one == 7).all()
