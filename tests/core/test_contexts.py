@@ -1,7 +1,6 @@
 """Where the calls may stand: control flow, servers, TF2 code."""
 
 import inspect
-import pathlib
 
 import numpy as np
 import pytest
@@ -165,12 +164,6 @@ def test_name_is_the_scope_of_the_ops(use_resource):
     added = {op.name for op in tf.get_default_graph().get_operations()} - before
     assert all(name.startswith("mine/") for name in added)
     assert tf_centers.lookup_embed_centers([0]).name.startswith("lookup_embed_centers/")
-
-
-def test_tf2_program(start):
-    """TF2 code in a process of its own, which TensorFlow 1.15 can run as well."""
-    program = pathlib.Path(__file__).resolve().parent / "tf2_program.py"
-    assert start(program, apart=True).end() == "all well\n"
 
 
 class Given:

@@ -1,7 +1,4 @@
-"""Eager TF2 code and `tf.function`s, without Keras: every updater, one trace, gradients by hand.
-
-TensorFlow 1.15 runs tf2_program.py instead.
-"""
+"""Eager TF2 code and `tf.function`s, without Keras: every updater, one trace, gradients by hand."""
 
 import os
 import signal
@@ -13,12 +10,12 @@ import reference
 import tensorflow
 import tensorflow.compat.v1 as tf
 from helpers import MEAN, B, C, D, make_batch
-from tf2_code import as_called, eager_centers, eager_or_function, needs_tf2
+from programs import in_own_process
+from tf2_code import as_called, eager_centers, eager_or_function, in_tf2
 from updaters import UPDATERS, WITH_RATE
 
 import tf_centers
 
-pytestmark = [pytest.mark.eager, needs_tf2]
 ANY_SIZE = [
     tensorflow.TensorSpec([None, None], tensorflow.float32),
     tensorflow.TensorSpec([None], tensorflow.int64),
@@ -33,6 +30,56 @@ def feed(seed, rows=B):
     return arrays, [tensorflow.constant(array) for array in arrays]
 
 
+@in_own_process
+def test_a_program_that_tensorflow_1_can_run_as_well():
+    """Once it is told to behave as TensorFlow 2, where the other tests are skipped."""
+    tf.enable_v2_behavior()
+    centers = eager_centers()
+
+    @tensorflow.function
+    def step(embeds, labels, wanted):
+        total = tensorflow.zeros([])
+        if wanted > 0:
+            total += tf.reduce_sum(tf_centers.get_embed_centers(embeds, labels, MEAN, centers))
+        return total
+
+    embeds, labels = tensorflow.ones([2, D]), tensorflow.constant([1, 2])
+    assert float(step(embeds, labels, tensorflow.constant(0))) == 0.0
+    assert not centers.counts.numpy().any()
+    assert float(step(embeds, labels, tensorflow.constant(1))) == 2.0 * D
+    for bad in ([1, C], [-1, 2]):
+        with pytest.raises(tf.errors.InvalidArgumentError, match=r"get_.* label in \[0, 7\)"):
+            step(embeds, tensorflow.constant(bad), tensorflow.constant(1))
+    with tensorflow.GradientTape() as tape:
+        tape.watch(embeds)
+        rows = tf_centers.get_embed_centers(embeds, labels, None, centers, read="before")
+        loss = tf_centers.center_loss(3.0 * embeds, rows)
+    gradient, none = tape.gradient(loss, [embeds, centers.ctrs])
+    assert none is None
+    np.testing.assert_array_equal(gradient, np.full([2, D], 6.0))  # 3 * (3 - 1)
+    # The window counts its rows too, where counts are kept.
+    assert centers.counts.numpy().tolist() == [0, 2, 2, 0, 0, 0, 0]
+    found = tf_centers.nearest_centers(embeds, centers, k=3).labels
+    assert found.numpy().tolist() == [[1, 2, -1]] * 2
+    # A schedule is a variable, and batches of any size share one trace.
+    decay, traces = tensorflow.Variable(0.5), []
+
+    @tensorflow.function(input_signature=ANY_SIZE)
+    def window(embeds, labels, mask):
+        traces.append(1)
+        updater = tf_centers.ExponentialWindow(decay)
+        return tf_centers.get_embed_centers(embeds, labels, updater, centers, mask)
+
+    for rate, rows, expected in ((0.5, [4.0], 2.0), (0.75, [6.0, 6.0], 3.75), (0.75, [], 0.0)):
+        decay.assign(rate)
+        size = len(rows)
+        batch = np.float32(np.outer(rows, np.ones(D))), np.full(size, 6), np.full(size, True)
+        found = window(*map(tf.constant, batch))
+        np.testing.assert_array_equal(found, np.full([size, D], expected))
+    assert len(traces) == 1
+
+
+@in_tf2
 @eager_or_function
 @pytest.mark.parametrize("name", sorted(UPDATERS))
 def test_updaters(how, name):
@@ -65,6 +112,7 @@ def test_updaters(how, name):
     assert len(traces) == (6 if how == "eager" else 1)
 
 
+@in_tf2
 @eager_or_function
 @pytest.mark.parametrize("read", ["before", "after"])
 def test_a_training_step(how, read):
@@ -105,6 +153,7 @@ def test_a_training_step(how, read):
     assert np.abs(ctrs - old).max() > 0.1
 
 
+@in_tf2
 @eager_or_function
 @pytest.mark.parametrize("name", sorted(WITH_RATE))
 def test_a_schedule(how, name):
@@ -137,6 +186,7 @@ def finishes(work):
     return not thread.is_alive()
 
 
+@in_tf2
 @pytest.mark.parametrize("nested", [False, True])
 def test_two_locked_calls_in_one_function(nested):
     # With a lock of its own for each, the second would hold it and wait for what the first writes.
@@ -161,6 +211,7 @@ def test_two_locked_calls_in_one_function(nested):
     np.testing.assert_allclose(centers.ctrs.numpy()[1], 2.5, rtol=1e-6)
 
 
+@in_tf2
 def test_an_error_that_is_kept_does_not_keep_the_lock():
     centers, kept = eager_centers(), []
 
@@ -189,6 +240,7 @@ def _lookups(centers):
     ]
 
 
+@in_tf2
 @pytest.mark.parametrize("place", [0, 1], ids=["lookup", "get"])
 def test_a_bad_label_shows_under_xla(place):
     """XLA drops assertions."""
@@ -208,6 +260,7 @@ def test_a_bad_label_shows_under_xla(place):
                 call(labels)
 
 
+@in_tf2
 def test_an_update_does_not_compile():
     centers = eager_centers()
     update = tensorflow.function(
@@ -233,6 +286,7 @@ class Interrupting(tf_centers.CumulativeMean):
         return super().row_weights(rows) - 2.0 * self.fails
 
 
+@in_tf2
 @pytest.mark.parametrize("fails", [False, True])
 @pytest.mark.parametrize("use_locking", [False, True])
 def test_ctrl_c_waits_for_an_update(use_locking, fails):

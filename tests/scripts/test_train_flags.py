@@ -1,17 +1,21 @@
 """Wrong flags, folders and files: one line that names them, exit code 2, nothing written."""
 
 import contextlib
+import io
 import os
+import pathlib
 import pty
 import re
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 
 import pytest
+from absl.testing import flagsaver
 from idx_files import write_folder
-from programs import ROOT, SCRIPTS
+from programs import ROOT, SCRIPTS, in_own_process
 from script_output import told
 
 HOSTS = ["--ps_hosts=a:1,b:2", "--worker_hosts=c:3,[::1]:65535"]
@@ -57,20 +61,54 @@ BAD_FLAGS = [
 ]
 
 
-def refusal(train, *flags):
-    """The one line that a run says before it ends."""
-    output = train(*flags).end(2)
-    lines = output.strip().splitlines()
-    assert told(output) == lines[-1:], output
-    return lines[-1]
+def refusal(*flags):
+    """The one line that the script says of flags, in a process that may call it many times."""
+    import train_mnist  # It hears signals from now on.
+
+    with flagsaver.flagsaver(), contextlib.redirect_stderr(io.StringIO()) as said:
+        try:
+            code = train_mnist.main(train_mnist.parse_flags(["train_mnist.py", *flags]))
+        except SystemExit as error:
+            code = error.code
+    assert code == 2, said.getvalue()
+    (line,) = said.getvalue().splitlines()
+    assert line.startswith("train_mnist.py: ")
+    return line
 
 
-@pytest.mark.parametrize("flags, pattern", BAD_FLAGS)
-def test_bad_flags(flags, pattern, train, data_dir, tmp_path):
-    defaults = [f"--data_dir={data_dir}", f"--model_dir={tmp_path / 'model'}", "--batch_size=8"]
-    line = refusal(train, *defaults, *flags)
-    assert re.search(pattern, line), line
-    assert os.listdir(str(tmp_path)) == [] and not os.path.exists("run[1]")
+@in_own_process
+def test_bad_flags():
+    with tempfile.TemporaryDirectory() as folder:
+        data_dir = os.path.join(folder, "data")
+        os.mkdir(data_dir)
+        write_folder(data_dir)
+        defaults = [f"--data_dir={data_dir}", f"--model_dir={folder}/model", "--batch_size=8"]
+        for flags, pattern in BAD_FLAGS:
+            line = refusal(*defaults, *flags)
+            assert re.search(pattern, line), (flags, line)
+            assert os.listdir(folder) == ["data"] and not os.path.exists("run[1]")
+
+
+@in_own_process
+def test_wrong_folders_and_files():
+    with tempfile.TemporaryDirectory() as path:
+        folder = pathlib.Path(path)
+        data_dir, model_dir, file = folder / "data", folder / "model", folder / "file"
+        flags = [f"--data_dir={data_dir}", "--batch_size=8", f"--model_dir={model_dir}"]
+        assert "flag --data_dir=" in refusal(*flags)
+        data_dir.mkdir()
+        write_folder(str(data_dir))
+        file.write_text("mine")
+        for wrong in (file, file / "below"):
+            line = refusal(*flags, f"--model_dir={wrong}")
+            assert f"flag --model_dir={wrong}: expected a folder" in line
+        images = data_dir / "train-images-idx3-ubyte"
+        images.write_bytes(images.read_bytes()[:-1])
+        assert f"{images}: expected an array of (40, 8, 7), found 2239 bytes" in refusal(*flags)
+        images.unlink()
+        os.mkfifo(str(images))
+        assert f"{images}: expected a file" in refusal(*flags)
+        assert file.read_text() == "mine" and not model_dir.exists()
 
 
 def start_apart(*flags, stderr=subprocess.PIPE):
@@ -122,34 +160,10 @@ def test_help_names_every_flag(train):
         assert f"--{flag}:" in output or f"--[no]{flag}:" in output
 
 
-def test_model_dir_that_is_a_file(train, data_dir, tmp_path):
-    path = tmp_path / "file"
-    path.write_text("mine")
-    for wrong in (path, path / "below"):
-        line = refusal(train, f"--data_dir={data_dir}", "--batch_size=8", f"--model_dir={wrong}")
-        assert f"flag --model_dir={wrong}: expected a folder" in line
-    assert path.read_text() == "mine" and os.listdir(str(tmp_path)) == ["file"]
-
-
-def test_port_in_use(train, tmp_path):
+def test_port_in_use(train):
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen(1)
         hosts = f"--ps_hosts=127.0.0.1:{taken.getsockname()[1]}"
-        line = refusal(train, hosts, "--worker_hosts=c:3", "--job_name=ps")
+        (line,) = told(train(hosts, "--worker_hosts=c:3", "--job_name=ps").end(2))
     assert "flag --ps_hosts: expected a port to listen on" in line
-
-
-def test_wrong_files(train, tmp_path):
-    data_dir, model_dir = tmp_path / "data", tmp_path / "model"
-    flags = [f"--data_dir={data_dir}", f"--model_dir={model_dir}", "--batch_size=8"]
-    assert "flag --data_dir=" in refusal(train, *flags)
-    data_dir.mkdir()
-    write_folder(str(data_dir))
-    images = data_dir / "train-images-idx3-ubyte"
-    images.write_bytes(images.read_bytes()[:-1])
-    assert f"{images}: expected an array of (40, 8, 7), found 2239 bytes" in refusal(train, *flags)
-    images.unlink()
-    os.mkfifo(str(images))
-    assert f"{images}: expected a file" in refusal(train, *flags)
-    assert not model_dir.exists()

@@ -5,16 +5,14 @@ import pytest
 import replica_process
 import tensorflow as tf
 from helpers import free_ports
+from tf2_code import needs_gathers
 
 import tf_centers
 
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.eager,
-    pytest.mark.skipif(
-        not hasattr(tf.distribute.ReplicaContext, "all_gather"),
-        reason="TensorFlow before 2.4 cannot gather within replicas",
-    ),
+    needs_gathers,
 ]
 
 
