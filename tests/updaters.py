@@ -20,8 +20,6 @@ class Entry(NamedTuple):
       weigh: `(N, k, later)`, the row weights as its docstring states them, with this rate.
       wrong: row weights that are wrong in a likely way, by what is wrong with them.
       needs_counts: whether the weights depend on N.
-      ordered: whether the order of the rows of a class matters.
-      splits: whether a batch may as well come in several pieces.
     """
 
     make: Callable[[Any], tf_centers.Updater]
@@ -30,8 +28,6 @@ class Entry(NamedTuple):
     weigh: Callable[..., Any]
     wrong: Dict[str, Callable[..., Any]]
     needs_counts: bool = False
-    ordered: bool = False
-    splits: bool = False
 
     @property
     def updater(self):
@@ -67,7 +63,6 @@ UPDATERS = {
             "initial value as a row": lambda n, k, later: 1 / (n + k + 1),
         },
         needs_counts=True,
-        splits=True,
     ),
     "window": Entry(
         make=tf_centers.ExponentialWindow,
@@ -81,8 +76,6 @@ UPDATERS = {
             "mean of the rows": lambda n, k, later: 0.3 / k,
             "decay for 1 - decay": lambda n, k, later: 0.7 * 0.3**later,
         },
-        ordered=True,
-        splits=True,
     ),
     "debiased": Entry(
         make=lambda rate: tf_centers.ExponentialWindow(rate, debias=True),
@@ -96,8 +89,6 @@ UPDATERS = {
             "one row too many": lambda n, k, later: 0.1 * 0.9**later / (1 - 0.9 ** (n + k + 1)),
         },
         needs_counts=True,
-        ordered=True,
-        splits=True,
     ),
     "averaged": Entry(
         make=lambda rate: tf_centers.ExponentialWindow(rate, duplicates="mean"),

@@ -38,12 +38,13 @@ def squared_distances(embeds, table):
 
 @pytest.mark.parametrize("classes, k", [(C, 1), (C, 4), (C, C), (9000, 4)])
 @pytest.mark.parametrize("counted", [False, True])
-def test_nearest_agrees_with_reference(classes, k, counted, use_resource):
+@pytest.mark.parametrize("shards", [None, 1, 3, 11])
+def test_nearest_agrees_with_reference(shards, classes, k, counted, use_resource):
     embeds, table = make_rows(k, classes)
     seen = np.random.RandomState(k).randint(0, 3, classes)
-    ctrs = make_ctrs(use_resource, table.shape, initial=table)
-    counts = tf.get_variable("n", initializer=seen, use_resource=use_resource)
-    centers = tf_centers.EmbedCenters(ctrs, counts) if counted else ctrs
+    how = {"shards": shards, "initializer": table, "initial_counts": seen}
+    centers = make_centers(tf_centers, use_resource, classes, D, **how)
+    centers = centers if counted else centers.ctrs
     found = tf_centers.nearest_centers(tf.placeholder_with_default(embeds, None), centers, k)
     assert found.labels.shape.as_list() == found.distances.shape.as_list() == [None, k]
     assert found.labels.dtype == tf.int64
@@ -54,11 +55,11 @@ def test_nearest_agrees_with_reference(classes, k, counted, use_resource):
     np.testing.assert_allclose(result.distances, distances, rtol=1e-5)
 
 
-@SIZES
-def test_equal_distances_rank_by_class(classes, use_resource):
+@pytest.mark.parametrize("classes, shards", [(C, 1), (9000, 1), (C, 3), (C, C)])
+def test_equal_distances_rank_by_class(classes, shards, use_resource):
     rng = np.random.RandomState(0)
     table, embeds = rng.randint(-1, 2, [classes, D]), rng.randint(-2, 3, [B, D]) / 2
-    ctrs = make_ctrs(use_resource, table.shape, initial=table)
+    ctrs = make_shards(table, shards, use_resource)
     found = tf_centers.nearest_centers(tf.constant(embeds), ctrs, k=classes)
     labels, distances = reference.nearest(embeds, table, None, classes)
     with initialized_session() as session:

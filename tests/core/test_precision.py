@@ -2,10 +2,8 @@
 
 import numpy as np
 import pytest
-import tensorflow
 import tensorflow.compat.v1 as tf
-from helpers import MEAN, C, D, initialized_session, make_batch, make_centers
-from tf2_code import as_called, in_tf2
+from helpers import MEAN, D, initialized_session, make_centers
 from updaters import UPDATERS
 
 import tf_centers
@@ -78,38 +76,3 @@ def test_the_mean_of_huge_rows_is_finite(sign, name, use_resource):
         ctrs = session.run(centers.ctrs)
     np.testing.assert_allclose(found, huge, rtol=1e-5)
     np.testing.assert_allclose(ctrs, huge, rtol=1e-5)
-
-
-@pytest.mark.parametrize("norm", [1.9e19, 3e19])
-def test_a_finite_center_is_not_called_infinite(norm, use_resource):
-    table = [[0.0, 0.0], [norm, 0.0], [3.0, 4.0]]
-    centers = make_centers(tf_centers, use_resource, 3, 2, initializer=table, initial_counts=1)
-    found = tf_centers.nearest_centers([[3.0, 3.0]], centers, k=2)
-    with initialized_session() as session:
-        try:
-            assert session.run(found.labels).tolist() == [[2, 0]]
-        except tf.errors.InvalidArgumentError as error:
-            # Its square is not finite. That may be said, but not that the center is not.
-            assert "expected finite centers" not in str(error)
-
-
-@in_tf2
-@pytest.mark.parametrize("name", STABLE)
-@pytest.mark.parametrize("dtype", [tf.float32, tf.float64, tf.bfloat16])
-def test_a_function_gives_the_bits_of_eager_code(dtype, name):
-    bits = []
-    for how in ("eager", "function"):
-        centers = tf_centers.EmbedCenters(
-            tensorflow.Variable(tf.zeros([C, D], dtype)),
-            tensorflow.Variable(tf.zeros([C], tf.int64)),
-        )
-
-        def update(embeds, labels, centers=centers):
-            return tf_centers.get_embed_centers(embeds, labels, UPDATERS[name].updater, centers)
-
-        update = as_called(how, update)
-        for seed in range(5):
-            embeds, labels = make_batch(seed, rows=200)
-            rows = update(tf.constant(embeds, tf.float32), tf.constant(labels))
-            bits.append((rows.numpy().tobytes(), centers.ctrs.numpy().tobytes()))
-    assert bits[:5] == bits[5:]

@@ -75,21 +75,6 @@ def test_one_nan_poisons_a_class_for_ever(use_resource):
     np.testing.assert_allclose(ctrs, [[0.0], expected, expected], atol=1e-6)
 
 
-def test_parity_on_request(use_resource):
-    """duplicates="sum" is the recipe to the letter, where the recipe works."""
-    rng = np.random.RandomState(0)
-    batches = [(rng.randn(20, 2), rng.randint(0, 3, 20)) for _ in range(10)]
-    theirs, _ = _steps(recipe, False, batches, dims=2)
-    updater = tf_centers.ExponentialWindow(DECAY, duplicates="sum")
-
-    def ours(embeds, labels, ctrs):
-        return tf_centers.get_embed_centers(embeds, labels, updater, ctrs)
-
-    with tf.Graph().as_default():
-        found, _ = _steps(ours, use_resource, batches, dims=2)
-    np.testing.assert_allclose(np.array(found), np.array(theirs), atol=1e-5)
-
-
 def test_state_is_saved(use_resource, tmp_path):
     """Facenet saves `tf.trainable_variables()`, in which its centers are not."""
     ctrs = make_ctrs(use_resource, [3, 1])

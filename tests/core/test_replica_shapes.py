@@ -60,10 +60,9 @@ def check_as_in_a_single_process(change, masked=False, steps=None):
     axes = 2 if steps else 1
     joined = [np.concatenate(column) for column in columns]
     joined = [value.reshape([-1, *value.shape[axes:]]) for value in joined]
-    plain = tf_centers.create_embed_centers(4, 2)
-    expected = tf_centers.get_embed_centers(*joined[:2], MEAN, plain, *joined[2:])
     for changed in (0, 1):
-        centers = make()
+        centers, plain = make(), tf_centers.create_embed_centers(4, 2)
+        expected = tf_centers.get_embed_centers(*joined[:2], MEAN, plain, *joined[2:])
 
         def call(changed=changed, centers=centers):
             batch = [tf.constant(column[replica()]) for column in columns]
@@ -103,20 +102,21 @@ def test_what_is_wrong_on_one_replica_is_refused_on_all():
     """Whatever either of them knows."""
     centers = make()
     run(lambda: get(centers)(EMBEDS[replica()], LABELS[replica()]))
-    for hidden in (0, 1):
-        for wrong in (0, 1):
+    for wrong in (0, 1):
+        for hidden, bad, message in (
+            ([0], lambda labels: [4] + labels[1:], r"every label in \[0, 4\)"),
+            ([1], lambda labels: [4] + labels[1:], r"every label in \[0, 4\)"),
+            ([0, 1, 2], lambda labels: labels + [0], "label_batch"),
+        ):
 
-            def call(fault, hidden=hidden, wrong=wrong):
+            def call(wrong=wrong, hidden=hidden, bad=bad):
                 labels = list(LABELS[replica()])
-                if replica() == wrong:
-                    labels = [4] + labels[1:] if fault == "label" else labels + [0]
-                labels = tf.constant(labels)
-                if replica() == hidden or fault == "length":
+                labels = tf.constant(bad(labels) if replica() == wrong else labels)
+                if replica() in hidden:
                     labels = tf.placeholder_with_default(labels, [None])
                 return get(centers)(EMBEDS[replica()], labels)
 
-            refused(centers, lambda call=call: call("label"), r"every label in \[0, 4\)")
-            refused(centers, lambda call=call: call("length"), "label_batch")
+            refused(centers, call, message)
 
 
 class WrongOnOne(tf_centers.Updater):

@@ -42,7 +42,7 @@ def refused(error, message, call):
 @on_three_replicas
 def test_random_runs_hold_the_bits_of_a_single_process():
     rng = np.random.RandomState(5)
-    for _ in range(4):
+    for _ in range(3):
         check_replicas.run(strategy(), rng)
 
 
@@ -301,17 +301,3 @@ def test_several_replicas_are_refused_before_tensorflow_2_4():
             tf_centers.lookup_embed_centers([1], centers)
     with pytest.raises(ValueError, match="^nearest_centers: " + message):
         tf_centers.nearest_centers([[1.0] * D], ctrs)
-    # What the message tells to do instead works here.
-    centers, updates = tf_centers.create_embed_centers(C, D, scope="towers"), []
-    for place, device in enumerate(["/device:CPU:0", "/device:CPU:1"]):
-        with tf.device(device):
-            updates.append(
-                tf_centers.update_embed_centers(
-                    [[1.0 + 2.0 * place] * D], [3], MEAN, centers, use_locking=True
-                )
-            )
-    init = tf.global_variables_initializer()
-    with tf.Session(config=tf.ConfigProto(device_count={"CPU": 2})) as session:
-        session.run(init)
-        session.run(updates)
-        np.testing.assert_allclose(session.run(centers.ctrs)[3], [2.0] * D)

@@ -103,22 +103,6 @@ def test_lookup(shards, use_resource):
         check_refused(session, rows, {labels: [3, C]}, r"in \[0, 11\), found\] \[11\]", *centers)
 
 
-@pytest.mark.parametrize("shards", [1, 3, 11])
-@pytest.mark.parametrize("k", [1, 4, C])
-def test_nearest(k, shards, use_resource):
-    rng = np.random.RandomState(0)
-    initial = rng.randint(-2, 3, [C, D])  # with ties
-    seen = np.arange(C) % 4 != 1
-    centers = make_sharded(shards, use_resource, initializer=initial, initial_counts=1 * seen)
-    embeds = rng.randint(-3, 4, [B, D]) / 2
-    found = tf_centers.nearest_centers(tf.constant(embeds, tf.float32), centers, k)
-    with initialized_session() as session:
-        labels, distances = session.run(list(found))
-    expected = reference.nearest(embeds, initial, seen, k)
-    np.testing.assert_array_equal(labels, expected[0])
-    np.testing.assert_allclose(distances, expected[1], rtol=1e-6)
-
-
 def test_legacy_shards_by_name_and_as_variable(use_resource):
     # Made by get_variable, found by the name of the scope; the counts are made on demand.
     partitioner = tf.fixed_size_partitioner(3)
@@ -139,19 +123,6 @@ def test_legacy_shards_by_name_and_as_variable(use_resource):
         expected = reference.apply(RULE, *expected, batch, labels)
     with initialized_session() as session:
         np.testing.assert_allclose(session.run(again), expected[0][labels])
-
-
-def test_create_in_a_scope_that_reuses(use_resource):
-    first = make_sharded(3, use_resource)
-    with tf.variable_scope("", reuse=True):
-        again = tf_centers.create_embed_centers(C, D)
-        with pytest.raises(ValueError, match=r"^create_embed_centers: .*shape \[12, 5\]"):
-            tf_centers.create_embed_centers(C + 1, D)
-    assert [v.name for v in again.ctrs] == [v.name for v in first.ctrs]
-    assert [v.name for v in again.counts] == [v.name for v in first.counts]
-    assert len(tf.global_variables()) == 6
-    with pytest.raises(ValueError, match="^create_embed_centers: embed/ctrs already exists"):
-        tf_centers.create_embed_centers(C, D)
 
 
 def test_split_by_columns_is_refused(use_resource):

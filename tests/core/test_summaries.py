@@ -119,12 +119,6 @@ def test_far_from_zero_and_close_to_each_other(use_resource):
     assert_shown(run(make(use_resource, table, None)), expected(np.float64(table)))
 
 
-def test_one_class(use_resource):
-    found = run(make(use_resource, [[3.0, 4.0]], [7]))
-    assert_shown(found, expected(np.array([[3.0, 4.0]]), [7]))
-    assert "inter_class_distance" not in found and found["norms"] == (1, 5, 5, 5)
-
-
 def test_nothing_seen_and_then_one_class_and_then_two(use_resource):
     centers = make_centers(tf_centers, use_resource, 4, 2)
     labels = tf.placeholder(tf.int32, [1])

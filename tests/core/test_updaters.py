@@ -104,21 +104,6 @@ def test_a_center_does_not_drift_from_rows_that_are_all_alike(use_resource):
         np.testing.assert_allclose(session.run(centers.ctrs)[1], 0.7, rtol=2e-7)
 
 
-def test_precision_of_many_rows_far_from_zero(use_resource):
-    # 300 batches of 64 rows around 100; the next test has the cumulative mean of far more.
-    rng = np.random.RandomState(3)
-    batches = (100 + rng.randn(300, 64, 3)).astype(np.float32)
-    centers = make_centers(tf_centers, use_resource, 4, 3)
-    embeds = tf.placeholder(tf.float32, [64, 3])
-    update = tf_centers.update_embed_centers(embeds, [2] * 64, None, centers)
-    rows = batches.reshape(-1, 3).astype(np.float64)
-    expected = reference.exponential_window(np.zeros(3), 0, rows)
-    with initialized_session() as session:
-        for batch in batches:
-            session.run(update, {embeds: batch})
-        np.testing.assert_allclose(session.run(centers.ctrs)[2], expected, rtol=1e-5)
-
-
 @pytest.mark.parametrize(
     "rows, dtype, precision", [(1000, "float32", 5e-5), (20000, "float64", 1e-10)]
 )

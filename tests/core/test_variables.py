@@ -5,7 +5,7 @@ import os
 import numpy as np
 import pytest
 import tensorflow.compat.v1 as tf
-from helpers import MEAN, C, D, initialized_session, make_centers, make_ctrs, read_state
+from helpers import MEAN, C, D, initialized_session, make_centers, make_ctrs, parts, read_state
 
 import tf_centers
 
@@ -114,17 +114,20 @@ def test_create_in_scopes(use_resource):
     ]
 
 
-def test_create_twice_is_refused_unless_the_scope_reuses(use_resource):
-    centers = make_centers(tf_centers, use_resource)
+@pytest.mark.parametrize("shards", [None, 3])
+def test_create_twice_is_refused_unless_the_scope_reuses(shards, use_resource):
+    centers = make_centers(tf_centers, use_resource, shards=shards)
+    before = _variables()
     with pytest.raises(ValueError, match="^create_embed_centers: .*embed/ctrs already exists"):
-        make_centers(tf_centers, use_resource)
+        make_centers(tf_centers, use_resource, shards=shards)
     for reuse in (True, tf.AUTO_REUSE):
         with tf.variable_scope("", reuse=reuse):
-            again = make_centers(tf_centers, use_resource)
-            assert again.ctrs is centers.ctrs and again.counts is centers.counts
-            with pytest.raises(ValueError, match="^create_embed_centers: .*shape"):
-                make_centers(tf_centers, use_resource, num_dims=D + 1)
-    assert len(_variables()) == 2
+            again = make_centers(tf_centers, use_resource, shards=shards)
+            for first, second in zip(centers, again):
+                assert [id(v) for v in parts(first)] == [id(v) for v in parts(second)]
+            with pytest.raises(ValueError, match=r"^create_embed_centers: .*shape \[7, 6\]"):
+                make_centers(tf_centers, use_resource, num_dims=D + 1, shards=shards)
+    assert _variables() == before
 
 
 def test_create_takes_a_legacy_variable_and_checks_its_count(use_resource):
