@@ -64,19 +64,6 @@ def test_functions_that_lock_are_saved_loaded_and_called(tmp_path):
         assert loaded.counts.numpy()[1:3].tolist() == [8, 4]
 
 
-@in_tf2
-def test_object_checkpoint(tmp_path):
-    """`tf.train.Checkpoint` keeps the variables that an object holds."""
-    module = Module()
-    module.update(TWO_ROWS, [1, 2])
-    path = tensorflow.train.Checkpoint(module=module).save(str(tmp_path / "ckpt"))
-    other = Module()
-    tensorflow.train.Checkpoint(module=other).restore(path).assert_consumed()
-    np.testing.assert_array_equal(other.ctrs, module.ctrs)
-    other.update(TWO_ROWS, [1, 2])
-    assert other.counts.numpy()[1:3].tolist() == [4, 4]
-
-
 @pytest.mark.parametrize("use_locking", [False, True])
 def test_simple_save(use_locking, use_resource, tmp_path):
     centers = make_centers(tf_centers, use_resource)

@@ -15,6 +15,7 @@ from helpers import (
     initialized_session,
     make_batch,
     make_centers,
+    parts,
     read_state,
     state_bits,
 )
@@ -189,17 +190,19 @@ def test_a_checkpoint_moves_between_versions(written_by, shards, use_resource):
     np.testing.assert_allclose(ctrs, expected[0], rtol=1e-6)
 
 
+@pytest.mark.parametrize("shards", [None, 3])
 @pytest.mark.parametrize("placed", [False, True])
-def test_counts_made_on_demand_are_where_the_centers_are(placed, use_resource):
+def test_counts_made_on_demand_are_where_the_centers_are(placed, shards, use_resource):
     setter = tf.train.replica_device_setter(ps_tasks=3)
-    with tf.variable_scope("net"), tf.variable_scope("part_1"):
-        partitioner = tf.fixed_size_partitioner(3)
-        with tf.variable_scope("embed", partitioner=partitioner, use_resource=use_resource):
-            with tf.device(setter if placed else None):
-                ctrs = tf.get_variable("ctrs", [C, D])
-    with tf.device(setter):
+    with tf.device("/job:ps/task:2"):
+        other = tf.get_variable("other", [1], use_resource=use_resource)
+    splits = tf.fixed_size_partitioner(shards) if shards else None
+    with tf.variable_scope("net/part_1/embed", partitioner=splits, use_resource=use_resource):
+        with tf.device(setter if placed else None):
+            ctrs = tf.get_variable("ctrs", [C, D])
+    with tf.device(setter), tf.get_default_graph().colocate_with(other.op):
         tf_centers.update_embed_centers([[1.0] * D], [1], MEAN, "net/part_1/embed")
     counts = {v.name: v.device for v in tf.global_variables() if "count" in v.name}
-    devices = [counts[f"net/part_1/embed/ctrs_count/part_{part}:0"] for part in range(3)]
-    assert devices == [v.device for v in ctrs]
-    assert len(set(devices)) == (3 if placed else 1)
+    names = [v.name.replace("/ctrs", "/ctrs_count") for v in parts(ctrs)]
+    assert [counts[name] for name in names] == [v.device for v in parts(ctrs)]
+    assert len(set(counts.values())) == (shards or 1 if placed else 1)

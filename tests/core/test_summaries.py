@@ -79,8 +79,8 @@ def run(centers, **kwargs):
     return shown(found, kwargs.get("name", "summarize_centers"))
 
 
-def make(use_resource, table=TABLE, counts=COUNTS, dtype=tf.float32):
-    ctrs = make_ctrs(use_resource, np.shape(table), dtype, table)
+def make(use_resource, table=TABLE, counts=COUNTS):
+    ctrs = make_ctrs(use_resource, np.shape(table), initial=table)
     if counts is None:
         return ctrs
     initial = np.array(counts, np.int64)
@@ -99,19 +99,13 @@ def test_agrees_with_numpy(counts, use_resource, control_flow):
     assert_shown(run(make(use_resource, counts=counts)), wanted)
 
 
-@pytest.mark.parametrize("shards", [1, 3])
-def test_shards(shards, use_resource):
-    how = {"initializer": TABLE, "initial_counts": COUNTS}
-    make_centers(tf_centers, use_resource, 8, 3, shards, **how)
-    summary = tf_centers.summarize_centers("embed", name="shards")
-    with initialized_session() as session:
-        assert_shown(shown(session.run(summary), "shards"), expected(TABLE, COUNTS))
-
-
-@pytest.mark.parametrize("dtype", [tf.float16, tf.bfloat16, tf.float64], ids=lambda d: d.name)
-def test_dtypes(dtype, use_resource):
+@pytest.mark.parametrize("shards", [None, 1, 3])
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32", "float64"])
+def test_shards_and_dtypes(dtype, shards, use_resource):
     # These all have few enough digits for a bfloat16, but not their norms.
-    assert_shown(run(make(use_resource, dtype=dtype)), expected(TABLE, COUNTS))
+    how = {"initializer": TABLE, "initial_counts": COUNTS, "dtype": dtype}
+    make_centers(tf_centers, use_resource, 8, 3, shards, **how)
+    assert_shown(run("embed", name="shown"), expected(TABLE, COUNTS))
 
 
 def test_far_from_zero_and_close_to_each_other(use_resource):

@@ -150,35 +150,37 @@ def test_rates_at_the_ends_of_their_range(kind, rate, window, wen, use_resource)
         assert session.run(found, feed) == [[[window]], [[wen]]]
 
 
+WINDOW, WEN = tf_centers.ExponentialWindow, tf_centers.WenUpdate
+
+
 @pytest.mark.parametrize(
-    "make, message",
+    "make, how, message",
     [
-        (lambda: tf_centers.ExponentialWindow(1.5), r"ExponentialWindow: decay .*\[0, 1\].*1\.5"),
-        (lambda: tf_centers.ExponentialWindow(-0.1), r"ExponentialWindow: decay .*\[0, 1\].*-0\.1"),
-        (lambda: tf_centers.ExponentialWindow(float("nan")), r"ExponentialWindow: decay .*nan"),
-        (lambda: tf_centers.ExponentialWindow("0.9"), r"ExponentialWindow: decay .*'0\.9'"),
-        (lambda: tf_centers.ExponentialWindow(None), r"ExponentialWindow: decay .*None"),
-        (lambda: tf_centers.ExponentialWindow(True), r"ExponentialWindow: decay .*True"),
-        (lambda: tf_centers.ExponentialWindow(1.0, debias=True), r"decay .*\[0, 1\), got 1\.0"),
-        (lambda: tf_centers.ExponentialWindow(tf.constant([0.9])), r"decay .*scalar.*\(1,\)"),
-        (lambda: tf_centers.ExponentialWindow(tf.constant(1)), r"decay .*scalar float.*int32"),
-        (lambda: tf_centers.ExponentialWindow(duplicates="last"), r"duplicates .*'last'"),
-        (
-            lambda: tf_centers.ExponentialWindow(0.9, debias=True, duplicates="mean"),
-            r"ExponentialWindow: debias=True needs duplicates='sequential', got 'mean'",
-        ),
-        (lambda: tf_centers.ExponentialWindow(0.9, "sum"), r"debias must be True or False.*'sum'"),
-        (
-            lambda: tf_centers.ExponentialWindow(0.9, debias=True, duplicates="sum"),
-            r"ExponentialWindow: debias",
-        ),
-        (lambda: tf_centers.WenUpdate(1.01), r"WenUpdate: alpha .*\[0, 1\], got 1\.01"),
-        (lambda: tf_centers.WenUpdate(-1), r"WenUpdate: alpha .*\[0, 1\], got -1"),
+        (WINDOW, {"decay": 1.5}, r"decay .*\[0, 1\].*1\.5"),
+        (WINDOW, {"decay": -0.1}, r"decay .*\[0, 1\].*-0\.1"),
+        (WINDOW, {"decay": float("nan")}, "decay .*nan"),
+        (WINDOW, {"decay": "0.9"}, r"decay .*'0\.9'"),
+        (WINDOW, {"decay": None}, "decay .*None"),
+        (WINDOW, {"decay": True}, "decay .*True"),
+        (WINDOW, {"decay": 1.0, "debias": True}, r"decay .*\[0, 1\), got 1\.0"),
+        (WINDOW, {"duplicates": "last"}, "duplicates .*'last'"),
+        (WINDOW, {"debias": True, "duplicates": "mean"}, "debias=True needs duplicates='seq.*mean"),
+        (WINDOW, {"debias": True, "duplicates": "sum"}, "debias=True needs duplicates='seq.*sum"),
+        (WINDOW, {"debias": "sum"}, "debias must be True or False.*'sum'"),
+        (WEN, {"alpha": 1.01}, r"alpha .*\[0, 1\], got 1\.01"),
+        (WEN, {"alpha": -1}, r"alpha .*\[0, 1\], got -1"),
     ],
 )
-def test_bad_parameters(make, message):
-    with pytest.raises(ValueError, match=message):
-        make()
+def test_bad_parameters(make, how, message):
+    with pytest.raises(ValueError, match=f"{make.__name__}: {message}"):
+        make(**how)
+
+
+def test_a_rate_that_is_no_scalar_float():
+    vector, integer = tf.constant([0.9]), tf.constant(1)
+    for rate, found in ((vector, r"scalar.*\(1,\)"), (integer, "scalar float.*int32")):
+        with pytest.raises(ValueError, match="ExponentialWindow: decay .*" + found):
+            WINDOW(rate)
 
 
 def test_repr_tells_the_parameters():

@@ -143,12 +143,15 @@ def test_create_takes_a_legacy_variable_and_checks_its_count(use_resource):
             make_centers(tf_centers, use_resource)
 
 
-def test_relative_scope_comes_first(use_resource):
+@pytest.mark.parametrize("shards", [None, 2])
+def test_relative_scope_comes_first(shards, use_resource):
     make_ctrs(use_resource)
     with tf.variable_scope("tower"):
-        inner = make_ctrs(use_resource, initial=np.ones([C, D]))
+        inner = make_centers(tf_centers, use_resource, shards=shards, initializer=np.ones([C, D]))
         rows = tf_centers.lookup_embed_centers([0])
-    assert inner.name == "tower/embed/ctrs:0"
+        _update()
+    assert all(v.name.startswith("tower/embed/ctrs") for v in parts(inner.ctrs))
+    assert "embed/ctrs_count:0" not in _variables()
     with initialized_session() as session:
         assert session.run(rows).all()
 
@@ -275,27 +278,6 @@ def test_another_variable_of_that_name_does_not_matter_to_a_lookup(use_resource)
     tf_centers.lookup_embed_centers([1])
     with pytest.raises(TypeError, match="^update_embed_centers: counts must be int64"):
         _update()
-
-
-def test_count_is_placed_as_the_centers_are(use_resource):
-    with tf.device("/job:ps/task:1"):
-        make_ctrs(use_resource)
-    with tf.device("/job:ps/task:0"):
-        other = tf.get_variable("other", [1], use_resource=use_resource)
-    with tf.get_default_graph().colocate_with(other.op):
-        _update()
-    counts = [v for v in tf.global_variables() if v.name == "embed/ctrs_count:0"][0]
-    assert counts.device == "/job:ps/task:1"
-
-
-def test_relative_name_comes_first_when_it_is_sharded(use_resource):
-    make_ctrs(use_resource)
-    with tf.variable_scope("tower", partitioner=tf.fixed_size_partitioner(2)):
-        with tf.variable_scope("embed"):
-            tf.get_variable("ctrs", [C, D])
-        _update()
-    counts = {name for name in _variables() if "count" in name}
-    assert counts == {"tower/embed/ctrs_count/part_0:0", "tower/embed/ctrs_count/part_1:0"}
 
 
 def test_checkpoint_without_counts_restores_into_a_legacy_graph(use_resource, tmp_path):

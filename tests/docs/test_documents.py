@@ -56,12 +56,6 @@ def test_programs_begin_with_imports():
     assert len(list(_programs())) >= 4
 
 
-def test_first_example_is_short():
-    first = next(documents.find_blocks(README))
-    assert first.language == "python" and first.expected
-    assert len(first.code.strip().splitlines()) <= 15
-
-
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
 def test_links_lead_somewhere(document):
     assert documents.faults_of_links(document, document.read_text(encoding="utf-8")) == []

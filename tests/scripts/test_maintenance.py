@@ -1,6 +1,7 @@
 """What maintainers run by hand: the soak, the large table, the table of versions."""
 
 import pathlib
+import subprocess
 
 import matrix_table
 import numpy as np
@@ -135,3 +136,8 @@ def test_nothing_is_written_without_a_place_or_a_result(text, message, results, 
         assert matrix_table.main([f"--document={readme}"] + arguments) == 1
         assert message in capsys.readouterr().err
         assert readme.read_text() == text
+
+
+@pytest.mark.parametrize("name", ["test_matrix.sh", "find_python.sh"])
+def test_the_shell_can_read_the_script(name):
+    subprocess.run(["bash", "-n", str(MAINTENANCE / name)], check=True)
