@@ -78,9 +78,9 @@ def test_nothing_is_written_to_any_shard_after_an_error(shards, use_locking, use
     }
     with initialized_session() as session:
         session.run(rows, good)
-        for message, bad in wrong.items():
+        for what, bad in wrong.items():
             for call in (rows, update):
-                message = "_embed_centers: expected .*" + message
+                message = "_embed_centers: expected .*" + what
                 check_refused(session, call, {**good, **bad}, message, *centers)
         before = state_bits(session, *centers)
         session.run(rows, good)  # The lock is free again.

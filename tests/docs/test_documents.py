@@ -57,18 +57,15 @@ def test_programs_begin_with_imports():
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
-def test_links_lead_somewhere(document):
-    assert documents.faults_of_links(document, document.read_text(encoding="utf-8")) == []
+def test_files_scripts_and_flags_exist(document):
+    text = document.read_text(encoding="utf-8")
+    assert documents.faults_of_links(document, text) == []
+    assert documents.faults_of_commands(text) == []
 
 
 def test_bad_link_is_refused():
     bad = "[x](docs/migration.md) ![y](docs/costs.jpg#a) [x](docs/costs.md#a) [x](https://a.org/b)"
     assert len(documents.faults_of_links(ROOT / "README.md", bad)) == 2
-
-
-@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
-def test_scripts_and_their_flags_exist(document):
-    assert documents.faults_of_commands(document.read_text(encoding="utf-8")) == []
 
 
 @pytest.mark.parametrize(

@@ -62,7 +62,8 @@ def as_op(update):
 
 def make_ctrs():
     with tf.variable_scope("embed"):
-        return tf.get_variable("ctrs", initializer=OLD, trainable=False)
+        # With resource variables, the old code never moves it.
+        return tf.get_variable("ctrs", initializer=OLD, trainable=False, use_resource=False)
 
 
 def recipe(found, features, labels, **how):
