@@ -8,7 +8,7 @@ import pytest
 import reference
 import tensorflow
 import tensorflow.compat.v1 as tf
-from helpers import initialized_session, make_centers, make_ctrs, parts
+from helpers import MEAN, initialized_session, make_centers, make_ctrs, parts
 from tf2_code import in_tf2
 
 import tf_centers
@@ -122,6 +122,17 @@ def test_nothing_seen_yet(dtype, _, classes, use_resource):
         labels, distances = session.run(list(found))
     assert labels.tolist() == [[-1] * 6]
     assert np.isposinf(distances.astype(np.float32)).all()
+
+
+def test_counts_made_in_time_or_in_another_graph_are_not_warned_of(use_resource, warnings):
+    centers = make_centers(tf_centers, use_resource, 3, 2)
+    tf_centers.nearest_centers([[1.0, 2.0]], centers)
+    tf_centers.update_embed_centers([[1.0, 2.0]], [1], MEAN, centers)
+    with tf.Graph().as_default():
+        tf_centers.nearest_centers([[1.0, 2.0]], make_ctrs(use_resource, [3, 2], scope="other"))
+    ctrs = make_ctrs(use_resource, [3, 2], scope="other")
+    tf_centers.update_embed_centers([[1.0, 2.0]], [1], MEAN, ctrs)
+    assert not [text for text in warnings if "built before" in text]
 
 
 @pytest.mark.parametrize("dtype, tolerance", DTYPES)

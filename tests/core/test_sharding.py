@@ -33,32 +33,6 @@ def make_sharded(shards, use_resource, **kwargs):
 
 
 @pytest.mark.parametrize("use_locking", [False, True])
-@pytest.mark.parametrize("read", ["after", "before"])
-def test_switch(read, use_locking, use_resource, control_flow):
-    centers = make_sharded(3, use_resource)
-    training = tf.placeholder(tf.bool, [])
-    batch, labels = make_batch(1, B, C, D)
-    rows = tf_centers.get_embed_centers(
-        tf.constant(batch, tf.float32),
-        labels,
-        MEAN,
-        centers,
-        is_training=training,
-        read=read,
-        use_locking=use_locking,
-    )
-    ctrs, counts = reference.apply(RULE, np.zeros([C, D]), np.zeros(C, int), batch, labels)
-    with initialized_session() as session:
-        assert not session.run(rows, {training: False}).any()
-        assert not read_state(session, centers)[1].any()
-        expected = np.zeros([B, D]) if read == "before" else ctrs[labels]
-        np.testing.assert_allclose(session.run(rows, {training: True}), expected, atol=1e-5)
-        np.testing.assert_allclose(read_state(session, centers)[0], ctrs, atol=1e-5)
-        np.testing.assert_array_equal(read_state(session, centers)[1], counts)
-        np.testing.assert_allclose(session.run(rows, {training: False}), ctrs[labels], atol=1e-5)
-
-
-@pytest.mark.parametrize("use_locking", [False, True])
 @pytest.mark.parametrize("shards", [1, 3])
 def test_nothing_is_written_to_any_shard_after_an_error(shards, use_locking, use_resource):
     centers = make_sharded(shards, use_resource)
@@ -88,7 +62,7 @@ def test_nothing_is_written_to_any_shard_after_an_error(shards, use_locking, use
 
 
 @pytest.mark.parametrize("shards", [1, 2, 3, C])
-def test_lookup(shards, use_resource):
+def test_lookup(shards, use_resource, control_flow):
     # Of every label, the first and the last class of every shard among them; of none; of a bad one.
     initial = np.arange(1.0, C * D + 1).reshape(C, D)
     centers = make_sharded(shards, use_resource, initializer=initial)
@@ -98,8 +72,12 @@ def test_lookup(shards, use_resource):
     rows = tf_centers.lookup_embed_centers(labels, centers)
     none = tf_centers.lookup_embed_centers(tf.zeros([0], tf.int64), centers)
     assert none.shape.as_list() == [0, D]
+    switch = tf.placeholder_with_default(False, [])
+    batch = tf.ones([C, D]), every, MEAN, centers
+    switched = tf_centers.get_embed_centers(*batch, is_training=switch, use_locking=True)
     with initialized_session() as session:
-        assert session.run(rows, {labels: every}).tolist() == initial[every].tolist()
+        for found in (session.run(rows, {labels: every}), session.run(switched)):
+            np.testing.assert_array_equal(found, initial[every])
         assert session.run(rows, {labels: []}).shape == session.run(none).shape == (0, D)
         check_refused(session, rows, {labels: [3, C]}, r"in \[0, 11\), found\] \[11\]", *centers)
 

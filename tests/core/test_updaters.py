@@ -122,6 +122,19 @@ def test_precision_of_a_million_rows(rows, dtype, precision, use_resource):
         np.testing.assert_allclose(session.run(centers.ctrs)[1], total / 10**6, rtol=precision)
 
 
+@pytest.mark.parametrize("dtype", [tf.float16, tf.bfloat16])
+def test_half_precision_centers_are_summed_in_full(dtype, use_resource):
+    # 600 weights of 1 / 600 each, and their products, would be off by percents in half precision.
+    centers = make_centers(tf_centers, use_resource, 2, 1, dtype=dtype)
+    rows = np.linspace(1.0, 3.0, 600)[:, None]
+    result = tf_centers.get_embed_centers(tf.constant(rows, tf.float32), [1] * 600, MEAN, centers)
+    expected = rows.astype(dtype.as_numpy_dtype).astype(np.float64).mean()
+    with initialized_session() as session:
+        found = session.run(result).astype(np.float64)
+    step = {tf.float16: 2**-9, tf.bfloat16: 2**-6}[dtype]  # to the next value of the dtype
+    np.testing.assert_allclose(found, expected, atol=0.6 * step)
+
+
 def test_decay_keeps_its_digits():
     # In float32, 1 - 0.9999 is off by 2e-4 of itself.
     centers = tf_centers.create_embed_centers(2, 1)

@@ -264,9 +264,11 @@ def test_without_a_graph(how, tmp_path):
     assert counts.numpy().tolist() == [3] * OLD + [0] * (C - OLD)
 
 
-def test_counts_made_later_are_warned_of(use_resource, tmp_path, warnings):
+@pytest.mark.parametrize("shards", [None, 2])
+def test_counts_made_later_are_warned_of(shards, use_resource, tmp_path, warnings):
     path = save(tmp_path, FULL)
-    ctrs = make_ctrs(use_resource)
+    with tf.variable_scope("", partitioner=shards and tf.fixed_size_partitioner(shards)):
+        ctrs = make_ctrs(use_resource)
     tf_centers.warm_start_embed_centers(path, ctrs)
     for _ in range(2):
         tf_centers.update_embed_centers([[1.0] * D], [1], MEAN, ctrs)
