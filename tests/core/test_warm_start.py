@@ -268,7 +268,7 @@ def test_without_a_graph(how, tmp_path):
 def test_counts_made_later_are_warned_of(shards, use_resource, tmp_path, warnings):
     path = save(tmp_path, FULL)
     with tf.variable_scope("", partitioner=shards and tf.fixed_size_partitioner(shards)):
-        ctrs = make_ctrs(use_resource)
+        ctrs = make_ctrs(use_resource, initial=0.0)
     tf_centers.warm_start_embed_centers(path, ctrs)
     for _ in range(2):
         tf_centers.update_embed_centers([[1.0] * D], [1], MEAN, ctrs)
