@@ -74,12 +74,14 @@ DAMAGED_GZIP = {
     "checksum": ZIPPED[:-6] + b"xx" + ZIPPED[-4:],
     "flipped": ZIPPED[:12] + bytes([ZIPPED[12] ^ 255]) + ZIPPED[13:],
 }
-DAMAGES = [("", *damage) for damage in DAMAGED.values()]
-DAMAGES += [(".gz", gzip.compress(content), message) for content, message in DAMAGED.values()]
-DAMAGES += [(".gz", content, "expected .*found") for content in DAMAGED_GZIP.values()]
+DAMAGES = {name: ("", *damage) for name, damage in DAMAGED.items()}
+for name, (content, message) in DAMAGED.items():
+    DAMAGES[f"{name}, zipped"] = ".gz", gzip.compress(content), message
+for name, content in DAMAGED_GZIP.items():
+    DAMAGES[name] = ".gz", content, "expected .*found"
 
 
-@pytest.mark.parametrize("end, content, message", DAMAGES)
+@pytest.mark.parametrize("end, content, message", DAMAGES.values(), ids=list(DAMAGES))
 def test_damaged_file(end, content, message, folder):
     (folder / IMAGES).unlink()
     (folder / (IMAGES + end)).write_bytes(content)
