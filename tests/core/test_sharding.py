@@ -150,7 +150,6 @@ def test_a_checkpoint_moves_between_numbers_of_shards(earlier, later, use_resour
         assert before.any()
 
 
-# scripts/test_matrix.sh puts those of other versions beside them.
 @pytest.mark.parametrize("shards", [None, 1, 3, 4])
 @pytest.mark.parametrize("written_by", WRITTEN_BY)
 def test_a_checkpoint_moves_between_versions(written_by, shards, use_resource):

@@ -1,9 +1,7 @@
-"""What maintainers run by hand: the soak, the large table, the table of versions."""
+"""What maintainers run by hand: the soak and the large table."""
 
 import pathlib
-import subprocess
 
-import matrix_table
 import numpy as np
 import pytest
 from programs import SCRIPTS
@@ -67,77 +65,3 @@ def test_error_is_that_of_the_worst_class_seen():
     means = np.array([[3.0, 4.0], [np.nan, np.nan], [0.3, 0.4]])
     ctrs = np.array([[3.0, 4.1], [7.0, 7.0], [0.3, 0.45]])
     np.testing.assert_allclose(largest_error(ctrs, means), 0.05 / 0.5)
-
-
-README = "before\n\n<!-- matrix -->\n\n| old |\n\n<!-- /matrix -->\n\nafter\n"
-TABLE = """\
-| TensorFlow | Python | passed | skipped | failed | restores checkpoints of |
-| --- | --- | --- | --- | --- | --- |
-| 1.15.5 | 3.7.16 | 2 | 1 | 0 | 1.15.5, 2.21.0 |
-| 2.21.0 | 3.11.7 | 1 | 0 | 2 | 2.21.0 |
-"""
-PASSED, SKIPPED, FAILED, BROKEN = "", "<skipped/>", "<failure/>", "<error/>"
-
-
-def write_results(folder, versions, tests, checkpoints):
-    folder.mkdir()
-    (folder / "versions").write_text(versions + "\n")
-    for name, cases in (("tests", tests), ("checkpoints", checkpoints)):
-        text = "".join(f'<testcase name="{case}">{inner}</testcase>' for case, inner in cases)
-        (folder / f"{name}.xml").write_text(
-            f"<testsuites><testsuite>{text}</testsuite></testsuites>"
-        )
-    return str(folder)
-
-
-@pytest.fixture
-def results(tmp_path):
-    restored = [("test[tensorflow-1.15.5-ref-0]", PASSED), ("test[ref-tensorflow-2.21.0]", PASSED)]
-    refused = [("test[tensorflow-1.15.5-ref-1]", FAILED)] + restored
-    old = [("a", PASSED), ("b", SKIPPED), ("c", PASSED)]
-    new = [("a", PASSED), ("b", FAILED), ("c", BROKEN)]
-    return [
-        write_results(tmp_path / "old", "1.15.5 3.7.16", old, restored),
-        write_results(tmp_path / "new", "2.21.0 3.11.7", new, refused),
-    ]
-
-
-def test_the_table_of_versions_takes_the_place_of_the_old_one(results, tmp_path):
-    readme = tmp_path / "README.md"
-    readme.write_text(README)
-    for _ in range(2):  # Again, it changes nothing.
-        assert matrix_table.main([f"--document={readme}"] + results) == 0
-        assert readme.read_text() == README.replace("| old |\n", TABLE)
-    assert not list(tmp_path.glob("*.new"))
-
-
-def test_checkpoints_that_nobody_restored_are_none():
-    # 1.15 is another version than 1.15.5, and a test that was skipped restored nothing.
-    outcomes = [("test[tensorflow-1.15]", "passed"), ("test[tensorflow-2.12.1-ref]", "skipped")]
-    assert matrix_table.restored_versions(outcomes, ["1.15.5", "2.12.1", "2.21.0"]) == []
-
-
-@pytest.mark.parametrize(
-    "text, message",
-    [
-        ("no marker\n", "found 0 and 0"),
-        (README + README, "found 2 and 2"),
-        ("<!-- /matrix -->\n<!-- matrix -->\n", "in this order"),
-        (README, "tests.xml: expected the outcome of at least one test"),
-    ],
-)
-def test_nothing_is_written_without_a_place_or_a_result(text, message, results, tmp_path, capsys):
-    readme, empty = tmp_path / "README.md", tmp_path / "empty"
-    readme.write_text(text)
-    calls = [["--check"], results]
-    if text == README:
-        calls = [[write_results(empty, "2.21.0 3.11.7", [], [])]]
-    for arguments in calls:
-        assert matrix_table.main([f"--document={readme}"] + arguments) == 1
-        assert message in capsys.readouterr().err
-        assert readme.read_text() == text
-
-
-@pytest.mark.parametrize("name", ["test_matrix.sh", "find_python.sh"])
-def test_the_shell_can_read_the_script(name):
-    subprocess.run(["bash", "-n", str(MAINTENANCE / name)], check=True)

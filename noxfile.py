@@ -1,0 +1,125 @@
+"""The environments and commands of contributors and of CI; `nox --list` shows them all."""
+
+import datetime
+import json
+import pathlib
+import re
+
+import nox
+
+nox.needs_version = ">=2024.4.15"
+nox.options.default_venv_backend = "venv"  # virtualenv makes none for Python 3.7 any more
+nox.options.reuse_venv = "yes"
+nox.options.sessions = ["lint", "tests(newest)"]
+
+# Of each version of TensorFlow: Python, and what pip is to install.
+VERSIONS = {
+    "1.15": ("3.7", ["tensorflow==1.15.5", "protobuf<3.21"]),
+    "2.12": ("3.11", ["tensorflow-cpu==2.12.*", "numpy<1.24"]),
+    "2.16": ("3.11", ["tensorflow-cpu==2.16.*"]),
+    "newest": ("3.11", ["tensorflow-cpu"]),
+}
+# What the commands of the documents train: where, and how well at least.
+ACCURACIES = {"train": ("mnist_run", 0.975), "cluster": ("cluster_run", 0.9)}
+QUIET = {"TF_CPP_MIN_LOG_LEVEL": "2"}
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    """Style, format and static types."""
+    session.install("-q", "-e", ".[lint]")
+    session.run("ruff", "check", ".")
+    session.run("ruff", "format", "--check", ".")
+    session.run("mypy")
+
+
+@nox.session
+@nox.parametrize(
+    "python, version", [nox.param(python, name, id=name) for name, (python, _) in VERSIONS.items()]
+)
+def tests(session: nox.Session, version: str) -> None:
+    """All tests on one version of TensorFlow, or those that arguments for pytest select."""
+    session.install("-q", *VERSIONS[version][1], "-e", ".[test]")
+    version_line = "f'TensorFlow {tensorflow.__version__}, Python {platform.python_version()}'"
+    session.run("python", "-c", f"import platform, tensorflow; print({version_line})", env=QUIET)
+    session.run("python", "-m", "pytest", "-q", "-n", "2", *session.posargs, env=QUIET)
+
+
+@nox.session
+def docs(session: nox.Session) -> None:
+    """The site, in site/, after a run of the tutorial from a clean kernel."""
+    session.install("-q", "-e", ".[cpu,docs]")
+    notebook = "python -m nbconvert --to notebook --execute --inplace --log-level=ERROR"
+    options = "--ExecutePreprocessor.record_timing=False docs/tutorial.ipynb"
+    session.run(*notebook.split(), *options.split())
+    session.run("mkdocs", "build", "-q", "--strict", env={"NO_MKDOCS_2_WARNING": "1"})
+
+
+@nox.session(venv_backend="none")
+@nox.parametrize("name", ["test", "train", "cluster"])
+def documented(session: nox.Session, name: str) -> None:
+    """A command of the documents, which makes an environment of its own."""
+    pages = [pathlib.Path("README.md"), *pathlib.Path("docs").glob("*.md")]
+    text = "".join(page.read_text("utf-8") for page in pages)
+    (command,) = re.findall(rf"<!-- command: {name} -->\n```sh\n(.*?)\n```", text, re.DOTALL)
+    session.run("bash", "-euo", "pipefail", "-c", command, external=True, env=QUIET)
+    if name in ACCURACIES:
+        folder, least = ACCURACIES[name]
+        metrics = json.loads((pathlib.Path(folder) / "metrics.json").read_text("utf-8"))
+        session.log(metrics)
+        if metrics["test_accuracy"] < least:
+            session.error(f"expected a test accuracy of at least {least}")
+
+
+@nox.session
+def kernels(session: nox.Session) -> None:
+    """A GPU kernel for every op, which the wheel with CUDA lists on any machine."""
+    session.install("-q", "-e", ".[tensorflow,test]")
+    session.run("python", "scripts/maintenance/check_gpu_kernels.py", env=QUIET)
+
+
+@nox.session
+def packages(session: nox.Session) -> None:
+    """The sdist and the wheel: what they hold, and how a user of the wheel fares."""
+    root, folder = pathlib.Path.cwd(), pathlib.Path(session.create_tmp()).resolve()
+    session.install("-q", "build", "check-manifest", "check-wheel-contents", "twine", "mypy")
+    session.run("check-manifest")
+    session.run("python", "-m", "build", "-q", "--outdir", str(folder / "dist"))
+    (wheel,) = sorted((folder / "dist").glob("*.whl"))[-1:]
+    session.run("check-wheel-contents", "--package=tf_centers", str(wheel))
+    session.run("twine", "check", "--strict", *map(str, (folder / "dist").iterdir()))
+    session.chdir(folder)  # from where the tree is not found
+    session.run("pip", "uninstall", "-q", "-y", "tf_centers", "tensorflow-cpu", silent=True)
+    session.install("-q", str(wheel))
+    advice = session.run("python", "-c", "import tf_centers", silent=True, success_codes=[1])
+    assert "pip install" in advice, advice
+    session.install("-q", f"{wheel}[cpu]")
+    example = re.search(r"```python\n(.*?)```", (root / "README.md").read_text("utf-8"), re.DOTALL)
+    session.run("python", "-c", example.group(1), env=QUIET)
+    session.run(
+        "mypy", "--strict", f"--config-file={root}/pyproject.toml", f"{root}/tests/typed_user.py"
+    )
+
+
+@nox.session(venv_backend="none")
+def matrix(session: nox.Session) -> None:
+    """Tests every version, and writes the table of docs/reliability.md."""
+    rows = [["TensorFlow", "Python", "passed", "skipped", "failed"], ["---"] * 5]
+    for name in VERSIONS:
+        command = ["nox", "-s", f"tests({name})", "--", *session.posargs]
+        output = session.run(*command, silent=True, success_codes=[0, 1], external=True)
+        versions = re.search(r"^TensorFlow (\S+), Python (\S+)$", output, re.MULTILINE)
+        counts = re.findall(r"(\d+) (passed|skipped|failed)", output.splitlines()[-3])
+        found = {word: int(number) for number, word in counts}
+        rows.append([*versions.groups()])
+        rows[-1] += [f"{found.get(word, 0):,}" for word in ("passed", "skipped", "failed")]
+    table = "\n".join(f"| {' | '.join(row)} |" for row in rows)
+    page = pathlib.Path("docs/reliability.md")
+    new = rf"\1\n{table}\n\nRun on {datetime.date.today()}.\n\n\2"
+    text, found = re.subn(
+        r"(?s)(<!-- matrix -->\n).*(<!-- /matrix -->)", new, page.read_text("utf-8")
+    )
+    if found != 1:
+        session.error(f"{page}: expected one table between the marks of matrix, found {found}")
+    page.write_text(text, "utf-8")
+    session.log(table)
