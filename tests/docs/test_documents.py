@@ -13,6 +13,12 @@ import tf_centers.keras
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 RUNNER = (ROOT / ".ci" / "run").read_text(encoding="utf-8")
+MARKS = {
+    "<!-- from TensorFlow 2.4 -->\n": needs_gathers,
+    "<!-- with Estimators -->\n": pytest.mark.skipif(
+        not hasattr(tf, "estimator"), reason="this TensorFlow has no Estimator"
+    ),
+}
 STATELESS = ("EmbedCenters", "NearestCenters", "create_embed_centers")
 
 
@@ -21,8 +27,7 @@ def _programs():
         if document in (LOSSES, MIGRATING):
             continue
         for blocks in documents.find_programs(document.read_text(encoding="utf-8")):
-            newer = blocks[0].before.endswith("<!-- from TensorFlow 2.4 -->\n")
-            marks = [needs_gathers] if newer else []
+            marks = [mark for text, mark in MARKS.items() if blocks[0].before.endswith(text)]
             yield pytest.param(blocks, id=f"{document.name}:{blocks[0].line}", marks=marks)
 
 
