@@ -152,4 +152,9 @@ def _check_range(checks: Checks, table: Table, labels: Any, shard_of: Any, sized
 
 def _join(places: List[tf.Tensor], rows: List[tf.Tensor], labels: tf.Tensor) -> tf.Tensor:
     """The rows of all shards in the order of the batch."""
-    return stitch(places, rows, tf.size(labels)) if places else rows[0]
+    if not places:
+        return rows[0]
+    joined = stitch(places, rows, tf.size(labels))
+    if not tf.executing_eagerly():
+        joined.set_shape([labels.shape.as_list()[0] or None, *rows[0].shape.as_list()[1:]])
+    return joined

@@ -104,7 +104,7 @@ def test_lookup(shape, size, expected, shards, use_resource):
     make_centers(tf_centers, use_resource, shards=shards, initializer=table)
     held = tf.placeholder(tf.int64, shape)
     rows = tf_centers.lookup_embed_centers(held)
-    assert rows.shape.is_compatible_with(expected) and rows.shape.ndims == len(expected)
+    assert rows.shape.as_list() == expected
     labels = np.random.RandomState(1).randint(0, C, size)
     with initialized_session() as session:
         found = session.run(rows, {held: labels})

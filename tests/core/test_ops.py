@@ -55,7 +55,7 @@ def test_shapes_known_or_not(name, shards, use_resource):
         assert masked.shape.as_list() == [B if mask_shape == [B] else known, D]
     two_axes = len(labels_shape or [0]) == 2 and labels_shape[1] != 1
     expected = [(labels_shape or [None])[0]] + [None] * two_axes + [D]
-    assert found.shape.is_compatible_with(expected) and found.shape.ndims == len(expected)
+    assert found.shape.as_list() == expected
     batch, batch_labels = make_batch(0)
     column = labels_shape is None or len(labels_shape) == 2
     feed = {embeds: batch, labels: batch_labels[:, None] if column else batch_labels}
