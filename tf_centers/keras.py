@@ -6,7 +6,7 @@ from typing import Any, Dict, Optional
 import tensorflow.compat.v1 as tf
 from tensorflow import Variable, keras
 
-from tf_centers import arguments, keras_arguments, replicas
+from tf_centers import arguments, keras_arguments, keras_replicas, replicas
 from tf_centers.batch import check_batch
 from tf_centers.checks import Checks
 from tf_centers.distances import center_loss
@@ -15,7 +15,7 @@ from tf_centers.ops import counts_for, update_or_look_up
 from tf_centers.row_weights import Updater
 from tf_centers.tables import EmbedCenters
 from tf_centers.updaters import as_updater
-from tf_centers.variables import find_table
+from tf_centers.variables import find_table, unwrap
 
 __all__ = ["ComputeCenter"]
 
@@ -79,8 +79,9 @@ class ComputeCenter(keras.layers.Layer):  # type: ignore[misc]
         self,
         num_classes: int,
         updater: Optional[Updater] = None,
-        weight: float = 1.0,
+        weight: Any = 1.0,
         initializer: Any = "zeros",
+        num_dims: Optional[int] = None,
         **layer_kwargs: Any,
     ) -> None:
         if keras.backend.backend() != "tensorflow":
@@ -90,18 +91,43 @@ class ComputeCenter(keras.layers.Layer):  # type: ignore[misc]
         super().__init__(autocast=False, **layer_kwargs)
         self.num_classes = arguments.as_size(CALLER, "num_classes", num_classes)
         self.updater = as_updater(CALLER, updater)
-        self.weight = keras_arguments.as_loss_weight(weight)
+        # Past Keras, which would train a variable that it finds among the attributes of a layer.
+        object.__setattr__(self, "_weight", keras_arguments.as_loss_weight(weight))
         self.initializer = keras_arguments.as_initializer(initializer)
-        self.supports_jit = False
+        self.supports_jit, self.supports_masking = False, True
+        self._turns = keras_replicas.Turns()
         # A layer of TensorFlow 1.15 would take its dtype from the labels.
         is_double = tf.as_dtype(self.dtype or keras.backend.floatx()) == tf.float64
         self._dtype_of_ctrs = "float64" if is_double else "float32"
+        self.num_dims = num_dims
+        if num_dims is not None:
+            self.num_dims = arguments.as_size(CALLER, "num_dims", num_dims)
+            self.build([(None,), (None, self.num_dims)])
+        keras_arguments.warn_unless_savable(self)
+
+    @property
+    def weight(self) -> Any:
+        """The weight of the loss, a Python float or a scalar variable."""
+        return self._weight
+
+    @weight.setter
+    def weight(self, value: Any) -> None:
+        raise AttributeError(
+            f"{CALLER}: weight cannot be assigned; expected a scalar variable as the argument "
+            f"`weight`, to which values are assigned later, got {value!r}"
+        )
 
     def build(self, input_shape: Any) -> None:
         """Creates `ctrs [C, D]` with the initializer, and `counts [C]` with zeros."""
-        shape = [self.num_classes, keras_arguments.check_shapes(input_shape, self.num_classes)]
-        autocast = "autocast" if _takes(self.add_weight, "autocast") else "experimental_autocast"
-        how = {"trainable": False, autocast: False}
+        num_dims = keras_arguments.check_shapes(input_shape, self.num_classes, self.num_dims)
+        if hasattr(self, "ctrs"):
+            return
+        shape = [self.num_classes, num_dims]
+        how: Dict[str, Any] = {"trainable": False}
+        # Keras 3.0 and 3.1 go by `autocast` of the layer alone.
+        for parameter, autocast in (("autocast", "autocast"), ("kwargs", "experimental_autocast")):
+            if _takes(self.add_weight, parameter):
+                how[autocast] = False
         self.ctrs = self.add_weight(
             name="ctrs", shape=shape, dtype=self._dtype_of_ctrs, initializer=self.initializer, **how
         )
@@ -111,17 +137,28 @@ class ComputeCenter(keras.layers.Layer):  # type: ignore[misc]
         super().build(input_shape)
 
     # Without annotations, which the SavedModel of TensorFlow 1.15 cannot hold.
-    def call(self, inputs, training=None):  # type: ignore[no-untyped-def]
+    def call(self, inputs, training=None, mask=None):  # type: ignore[no-untyped-def]
         """Returns the distances `[B]`; see the class."""
-        return self._measure(inputs, training)
+        return self._measure(inputs, training, mask)
+
+    def compute_mask(self, inputs: Any, mask: Any = None) -> Any:
+        """The mask of the distances, that of the embeddings."""
+        return mask[1] if isinstance(mask, (list, tuple)) else mask
+
+    def load_own_variables(self, store: Any) -> None:
+        """Loads centers and counts, also into a layer that no call has built yet."""
+        if not self.built and len(store):
+            self.build([(None,), (None, int(store["0"].shape[1]))])
+        super().load_own_variables(store)
 
     def get_config(self) -> Dict[str, Any]:
         """The arguments for `from_config`, as JSON data."""
         config: Dict[str, Any] = super().get_config()
         config["num_classes"] = self.num_classes
         config["updater"] = keras_arguments.updater_to_config(self.updater)
-        config["weight"] = self.weight
+        config["weight"] = keras_arguments.weight_to_config(self.weight)
         config["initializer"] = keras.initializers.serialize(self.initializer)
+        config["num_dims"] = self.num_dims
         return config
 
     @classmethod
@@ -131,10 +168,12 @@ class ComputeCenter(keras.layers.Layer):  # type: ignore[misc]
         return super().from_config(dict(config, updater=updater))  # type: ignore[no-any-return]
 
     @arguments.no_autograph
-    def _measure(self, inputs: Any, training: Any) -> tf.Tensor:
-        labels, embeds = keras_arguments.as_batch(inputs, *map(int, self.ctrs.shape))
-        centers = EmbedCenters(_variable(self.ctrs), _variable(self.counts))
-        if centers.ctrs is None:
+    def _measure(self, inputs: Any, training: Any, mask: Any) -> tf.Tensor:
+        shape = map(int, self.ctrs.shape)
+        labels, embeds, mask = keras_arguments.as_batch(inputs, mask, *shape)
+        if mask is not None:  # A masked row may hold anything, in its gradient too.
+            embeds = tf.where_v2(mask[..., tf.newaxis], embeds, tf.zeros_like(embeds))
+        if not _has_variables(self):
             return center_loss(embeds, tf.zeros_like(tf.cast(embeds, self._dtype_of_ctrs)))
         if training is None and hasattr(keras.backend, "learning_phase"):
             # In graphs of Keras 2: what tells `fit` from `evaluate`, a tensor or a number.
@@ -149,16 +188,27 @@ class ComputeCenter(keras.layers.Layer):  # type: ignore[misc]
         checks = Checks(f"{CALLER}: inputs [labels, embeddings]")
         instead = "use get_embed_centers with use_locking=True"
         checks.lock_advice = f"call the layer once on the rows of all calls, or {instead}"
+        centers = EmbedCenters(self.ctrs, self.counts)
         table = find_table(checks.caller, centers, counts_for(self.updater, updates))
-        batch = check_batch(checks, table, embeds, labels, updates=updates)
-        rows = update_or_look_up(checks, table, self.updater, batch, training, "before", False)
+        turns = updates and keras_replicas.takes_turns(checks, table, training)
+        batch = check_batch(checks, table, embeds, labels, mask, updates and not turns)
+        rows = update_or_look_up(
+            checks, table, self.updater, batch, not turns and training, "before", False
+        )
+        if turns:
+            self._turns.update(checks, table, self.updater, batch)
         distances = center_loss(embeds, tf.stop_gradient(batch.restore(rows)))
-        num_rows = tf.cast(tf.maximum(tf.size(distances), 1), distances.dtype)
+        loss = keras_replicas.mean(distances, mask, checks.caller)
+        loss *= tf.cast(unwrap(self.weight), loss.dtype)
         # Keras adds up the losses of a model, which must have one dtype.
-        loss = tf.cast(self.weight * (tf.reduce_sum(distances) / num_rows), keras.backend.floatx())
+        loss = tf.cast(loss, keras.backend.floatx())
         # Keras 2 asks whether a loss belongs to these inputs, or to the layer wherever it is used.
         self.add_loss(loss, **({"inputs": True} if _takes(self.add_loss, "inputs") else {}))
         return distances
+
+
+def _takes(method: Any, parameter: str) -> bool:
+    return parameter in inspect.signature(method).parameters
 
 
 # Lets a model with this layer be loaded without `custom_objects`.
@@ -168,21 +218,14 @@ else:
     keras.utils.get_custom_objects()["ComputeCenter"] = ComputeCenter
 
 
-def _takes(method: Any, parameter: str) -> bool:
-    return parameter in inspect.signature(method).parameters
-
-
-def _variable(weight: Any) -> Any:
-    """The TensorFlow variable of a weight; None while Keras only asks for shapes.
+def _has_variables(layer: ComputeCenter) -> bool:
+    """Whether the weights of a layer hold variables; not while Keras only asks for shapes.
 
     Keras 3 may ask before there are variables, and shows a new tensor at each look at the weight;
     under `stateless_call` it shows the one that it was called with.
     """
-    if isinstance(replicas.copies(weight)[0], Variable):
-        return weight
-    value = weight.value
-    if isinstance(value, Variable):
-        return value
-    if value is weight.value:
+    if isinstance(replicas.copies(unwrap(layer.ctrs))[0], Variable):
+        return True
+    if layer.ctrs.value is layer.ctrs.value:
         raise NotImplementedError(f"{CALLER}: stateless_call is not supported")
-    return None
+    return False

@@ -1,16 +1,19 @@
 """Checks of the arguments of the Keras layer, and updaters as JSON data."""
 
 import dataclasses
+import functools
 import math
 import numbers
 from typing import Any, Dict, Optional, Tuple
 
 import tensorflow.compat.v1 as tf
-from tensorflow import keras
+from tensorflow import Variable, keras
 
-from tf_centers.checks import Checks, as_floats
+from tf_centers import replicas
+from tf_centers.checks import Checks, as_floats, as_mask
 from tf_centers.row_weights import Updater
 from tf_centers.updaters import BUILT_IN
+from tf_centers.variables import unwrap
 
 CALLER = "ComputeCenter"
 _LABELS = "labels of inputs [labels, embeddings]"
@@ -21,10 +24,19 @@ _ONE = f"one of {', '.join(_UPDATERS)}"
 _WHOLE_BELOW = {tf.bfloat16: 2**8, tf.float16: 2**11, tf.float32: 2**24, tf.float64: 2**53}
 
 
-def as_loss_weight(weight: Any) -> float:
-    """Returns a Python float that is finite and at least 0."""
+def as_loss_weight(weight: Any) -> Any:
+    """Returns a Python float that is finite and at least 0, or a scalar variable as it is."""
+    held = unwrap(weight)
+    if isinstance(replicas.copies(held)[0], Variable):
+        if held.shape.ndims != 0 or not held.dtype.is_floating:
+            raise ValueError(
+                f"{CALLER}: weight must be a scalar variable of a floating dtype, got {weight!r}"
+            )
+        return weight
     if isinstance(weight, bool) or not isinstance(weight, numbers.Real):
-        raise TypeError(f"{CALLER}: weight must be a Python float, got {weight!r}")
+        raise TypeError(
+            f"{CALLER}: weight must be a Python float or a scalar variable, got {weight!r}"
+        )
     if not 0 <= float(weight) < math.inf:
         raise ValueError(f"{CALLER}: weight must be finite and at least 0, got {weight!r}")
     return float(weight)
@@ -41,22 +53,34 @@ def as_initializer(initializer: Any) -> Any:
     return found
 
 
-def as_batch(inputs: Any, num_classes: int, num_dims: int) -> Tuple[tf.Tensor, tf.Tensor]:
-    """Checks labels and embeddings; returns labels that are integers, and not one-hot."""
-    labels, embeds = _as_pair(inputs)
+def as_batch(
+    inputs: Any, mask: Any, num_classes: int, num_dims: int
+) -> Tuple[tf.Tensor, tf.Tensor, Optional[tf.Tensor]]:
+    """Checks labels, embeddings and mask; returns labels that are integers, and not one-hot.
+
+    `mask` is what Keras passes, a mask for each input or one for all; a third input joins it.
+    """
+    labels, embeds, *masks = _as_parts(inputs)
     embeds = as_floats(CALLER, _EMBEDS, embeds)
-    check_shapes([labels.shape, embeds.shape], num_classes, num_dims)
+    check_shapes([value.shape for value in [labels, embeds] + masks], num_classes, num_dims)
+    axes = embeds.shape.ndims - 1
+    implicit = mask[1] if isinstance(mask, (list, tuple)) else mask
+    masks = [as_mask(CALLER, "mask", value) for value in masks + [implicit] if value is not None]
+    masks = [tf.reshape(m, [-1]) if axes == 1 else m for m in masks]
+    is_used = functools.reduce(tf.logical_and, masks) if masks else None
+
     labels = tf.convert_to_tensor(labels)
     dtype = labels.dtype.base_dtype
     if not dtype.is_floating and not dtype.is_integer:
         raise TypeError(f"{CALLER}: {_LABELS} must be numbers, got {dtype.name}")
     # Half precision lacks some of these ops on some versions.
     wide = tf.cast(labels, tf.float64)
-    if labels.shape.ndims == 2 and labels.shape.as_list()[1] == num_classes > 1:
-        form, classes = "one-hot", tf.argmax(wide, axis=1)
+    is_one_hot = labels.shape.ndims == axes + 1 and labels.shape.as_list()[-1] == num_classes > 1
+    if is_one_hot:
+        form, classes = "one-hot", tf.argmax(wide, axis=-1)
         expected = tf.one_hot(classes, num_classes, dtype=tf.float64)
     elif dtype.is_integer:
-        return labels, embeds
+        return labels, embeds, is_used
     elif num_classes > _WHOLE_BELOW.get(dtype, 0):
         raise ValueError(
             f"{CALLER}: {_LABELS} must have an integer dtype for {num_classes} classes, got "
@@ -67,34 +91,70 @@ def as_batch(inputs: Any, num_classes: int, num_dims: int) -> Tuple[tf.Tensor, t
         form, classes = "whole numbers", tf.cast(wide, tf.int64)
         expected = tf.cast(classes, tf.float64)
     checks = Checks(CALLER)
-    are_equal = tf.reduce_all(tf.equal(wide, expected))
-    checks.require(lambda: are_equal, f"{_LABELS} to be {form}, found", labels)
-    return checks.guard(classes), embeds
+    are_equal = tf.equal(wide, expected)
+    if is_used is not None:
+        has_axis = labels.shape.ndims == axes + 1
+        are_equal |= tf.logical_not(is_used[..., tf.newaxis] if has_axis else is_used)
+    holds = tf.reduce_all(are_equal)
+    checks.require(lambda: holds, f"{_LABELS} to be {form}, found", labels)
+    return checks.guard(classes), embeds, is_used
 
 
 def check_shapes(shapes: Any, num_classes: int, num_dims: Optional[int] = None) -> int:
-    """Checks the shapes of labels and embeddings; returns D, which must be static if not given."""
-    labels, embeds = [tf.TensorShape(shape) for shape in _as_pair(shapes)]
-    has_columns = labels.ndims == 2 and labels.as_list()[1] in (1, num_classes)
-    if labels.ndims not in (None, 1) and not has_columns:
-        forms = f"[B], [B, 1] or, one-hot, [B, {num_classes}]"
-        raise ValueError(f"{CALLER}: {_LABELS} must have shape {forms}, got {labels}")
-    fits = embeds.is_compatible_with([None, num_dims])
-    if not fits or (num_dims is None and not embeds[1:].is_fully_defined()):
-        form = "B, D] with D known statically" if num_dims is None else f"B, {num_dims}]"
-        raise ValueError(f"{CALLER}: {_EMBEDS} must have shape [{form}, got {embeds}")
-    if not labels[:1].is_compatible_with(embeds[:1]):
-        raise ValueError(
-            f"{CALLER}: both of inputs [labels, embeddings] must have the same number of rows, got "
-            f"shapes {labels} and {embeds}"
+    """Checks the shapes of the inputs; returns D, which must be static if not given."""
+    labels, embeds, *masks = [tf.TensorShape(shape) for shape in _as_parts(shapes)]
+    fault = _fault_of_shapes(labels, embeds, num_classes, num_dims)
+    if fault:
+        is_swapped = not _fault_of_shapes(embeds, labels, num_classes, num_dims)
+        hint = "; are labels and embeddings swapped?" if is_swapped else ""
+        raise ValueError(f"{CALLER}: {fault}{hint}")
+    rows = embeds[:-1]
+    forms = [rows, rows.concatenate([1])] if rows.ndims == 1 else [rows]
+    if masks and not any(masks[0].is_compatible_with(form) for form in forms):
+        raise ValueError(f"{CALLER}: mask must have shape {rows}, as the rows, got {masks[0]}")
+    return int(embeds.as_list()[-1]) if num_dims is None else num_dims
+
+
+def _fault_of_shapes(
+    labels: tf.TensorShape, embeds: tf.TensorShape, num_classes: int, num_dims: Optional[int]
+) -> str:
+    """What is wrong with the shapes of labels and embeddings; nothing if it is empty."""
+    has_dims = embeds.ndims in (2, 3) and embeds[-1:].is_compatible_with([num_dims])
+    if not has_dims or (num_dims is None and embeds.as_list()[-1] is None):
+        form, known = ("D", " with D known statically") if num_dims is None else (num_dims, "")
+        return f"{_EMBEDS} must have shape [B, {form}] or [B, T, {form}]{known}, got {embeds}"
+    if labels.ndims is None:
+        return ""
+    rows, rest = embeds[:-1], labels.as_list()[embeds.ndims - 1 :]
+    forms = [[], [num_classes]] + [[1]] * (rows.ndims == 1)
+    if labels.ndims < rows.ndims or rest not in forms:
+        form = "[B] or [B, 1]" if rows.ndims == 1 else "[B, T]"
+        one_hot = f"[B, {num_classes}]" if rows.ndims == 1 else f"[B, T, {num_classes}]"
+        return f"{_LABELS} must have shape {form} or, one-hot, {one_hot}, got {labels}"
+    if not labels[: rows.ndims].is_compatible_with(rows):
+        return (
+            "both of inputs [labels, embeddings] must have the same number of rows, got shapes "
+            f"{labels} and {embeds}"
         )
-    return int(embeds.as_list()[1]) if num_dims is None else num_dims
+    return ""
 
 
-def _as_pair(inputs: Any) -> Tuple[Any, Any]:
-    if not isinstance(inputs, (list, tuple)) or len(inputs) != 2:
-        raise ValueError(f"{CALLER}: inputs must be [labels, embeddings], got {inputs!r}")
-    return inputs[0], inputs[1]
+def _as_parts(inputs: Any) -> Any:
+    """The inputs, or their shapes: of one input alone, Keras passes the sizes instead."""
+    is_list = isinstance(inputs, (list, tuple)) and len(inputs) in (2, 3)
+    if not is_list or any(part is None or isinstance(part, int) for part in inputs):
+        raise ValueError(
+            f"{CALLER}: inputs must be [labels, embeddings] or [labels, embeddings, mask], got "
+            f"{inputs!r}"
+        )
+    return inputs
+
+
+def weight_to_config(weight: Any) -> float:
+    """The weight of the loss, which may not be a variable."""
+    if not isinstance(weight, float):
+        raise ValueError(f"{CALLER}: weight must be a Python float to be saved, got {weight!r}")
+    return weight
 
 
 def updater_to_config(updater: Any) -> Dict[str, Any]:
@@ -109,6 +169,14 @@ def updater_to_config(updater: Any) -> Dict[str, Any]:
             raise ValueError(f"{CALLER}: {what} must be a Python float to be saved, got {value!r}")
         config[field.name] = value if isinstance(value, (bool, str)) else float(value)
     return {"class_name": name, "config": config}
+
+
+def warn_unless_savable(layer: Any) -> None:
+    """Logs a warning of a layer whose configuration cannot be saved, before it is trained."""
+    try:
+        layer.get_config()
+    except ValueError as error:
+        tf.logging.warning(f"{error}; of this layer, only the weights can be saved")
 
 
 def updater_from_config(config: Any) -> Updater:

@@ -23,6 +23,7 @@ def find_table(caller: str, centers: CentersLike, counts: str = "existing") -> T
     given = centers if isinstance(centers, EmbedCenters) else EmbedCenters(centers)
     if isinstance(given.ctrs, str):
         given = given._replace(ctrs=_find_by_scope(caller, given.ctrs))
+    given = EmbedCenters(*map(unwrap, given))
     table = as_table(caller, given.ctrs)
     if counts == "ignore":
         return table
@@ -39,6 +40,12 @@ def find_table(caller: str, centers: CentersLike, counts: str = "existing") -> T
         return add_counts(caller, table, found)
     notes("no counts").setdefault(table.name, set()).add(caller)  # to warn of counts made later
     return table
+
+
+def unwrap(variable: Any) -> Any:
+    """The TensorFlow variable that a variable of Keras 3 holds; anything else as it is."""
+    held = getattr(variable, "value", None)
+    return held if isinstance(held, Variable) else variable
 
 
 def join(*names: str) -> str:

@@ -190,9 +190,12 @@ def test_bad_arguments(kwargs, error, message):
         ([((C - 1,), "int32"), ((D,), "float32")], ValueError, f"{LABELS} must have shape"),
         ([((C, 1), "int32"), ((D,), "float32")], ValueError, f"{LABELS} must have shape"),
         ([((None,), "int32"), ((D,), "float32")], ValueError, f"{LABELS} must have shape"),
-        ([((D,), "float32"), ((1,), "int32")], ValueError, f"{LABELS} must have shape"),
+        ([((D,), "float32"), ((1,), "int32")], ValueError, f"{LABELS} must have shape.*swapped"),
         ([((), "int32"), ((None,), "float32")], ValueError, f"{EMBEDS} .*with D known statically"),
-        ([((), "int32"), ((3, D), "float32")], ValueError, rf"{EMBEDS} must have shape \[B, D\]"),
+        ([((), "int32"), ((3, D), "float32")], ValueError, rf"{LABELS} must have shape \[B, T\]"),
+        ([((3, 1), "int32"), ((3, D), "float32")], ValueError, rf"{LABELS} must .* \[B, T, 7\]"),
+        ([((), "int32"), ((D,), "float32"), ((2,), "bool")], ValueError, "mask must have shape"),
+        ([((), "int32"), ((D,), "float32"), ((), "int32")], TypeError, "mask must be bool"),
         ([((), "int32"), ((D,), "int32")], TypeError, f"{EMBEDS} must have a floating dtype"),
         ([((), "bool"), ((D,), "float32")], TypeError, f"{LABELS} must be numbers, got bool"),
     ],
@@ -208,7 +211,7 @@ def test_bad_inputs(inputs, error, message):
         ([2], D, "both of inputs .* the same number of rows"),
         ([4, C], D, "both of inputs .* the same number of rows"),
         ([3, C + 1], D, rf"{LABELS} must have shape .*one-hot, \[B, 7\], got \(3, 8\)"),
-        ([3], D + 1, rf"{EMBEDS} must have shape \[B, 5\], got \(3, 6\)"),
+        ([3], D + 1, rf"{EMBEDS} must have shape \[B, 5\] or .*, got \(3, 6\)"),
     ],
 )
 @needs_tf2

@@ -1,4 +1,4 @@
-"""The Keras layer on two replicas, held against the same model in a single process."""
+"""The Keras layer on replicas, held against the same model in a single process."""
 
 import os
 import tempfile
@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import tensorflow
 from helpers import MEAN
+from keras_models import IN_KERAS3
 from programs import in_own_process
 from tensorflow import keras
 from tf2_code import needs_gathers
@@ -15,6 +16,10 @@ from tf2_code import needs_gathers
 from tf_centers.keras import ComputeCenter
 
 BATCH = 8
+PENALTY_IS_MEAN = not IN_KERAS3 or int(keras.__version__.split(".")[1]) >= 14
+needs_right_losses = pytest.mark.skipif(
+    IN_KERAS3 and int(keras.__version__.split(".")[1]) < 10, reason="refused before Keras 3.10"
+)
 
 
 def _make_model():
@@ -43,6 +48,7 @@ def _values(strategy, model):
 
 
 @needs_gathers
+@needs_right_losses
 @in_own_process
 def test_fit_evaluate_save_and_load_on_two_replicas():
     strategy = check_replicas.make_strategy(2)
@@ -89,3 +95,92 @@ def test_fit_evaluate_save_and_load_on_two_replicas():
     fit(copied)
     fit(single)
     check_same(copied)
+
+
+class WithLoss(keras.layers.Layer):
+    def call(self, inputs):
+        loss = 0.1 * tensorflow.reduce_mean(tensorflow.square(inputs))
+        self.add_loss(loss, **({} if IN_KERAS3 else {"inputs": True}))
+        return inputs
+
+
+def _model_of_losses(others):
+    """A model that learns, with two of the layers and `others` or with the center loss alone."""
+    features, labels = keras.Input([4]), keras.Input([1], dtype="int64")
+    # Before Keras 3.14, which divides it by the rows, it differs by replica.
+    penalty = keras.regularizers.L2(0.01) if others and PENALTY_IS_MEAN else None
+    how = {"kernel_initializer": keras.initializers.Constant(0.3)}
+    embeds = keras.layers.Dense(3, activity_regularizer=penalty, **how)(features)
+    embeds = WithLoss()(embeds) if others else embeds
+    distances = ComputeCenter(5, MEAN, 0.1)([labels, embeds])
+    outputs, losses = [distances], None
+    if others:
+        twos = keras.layers.Dense(2, **how)(embeds)
+        logits = WithLoss()(keras.layers.Dense(5, kernel_initializer="zeros")(twos))
+        outputs = [logits, distances, ComputeCenter(5, weight=0.5)([labels, twos])]
+        losses = [keras.losses.SparseCategoricalCrossentropy(from_logits=True), None, None]
+    model = keras.Model([features, labels], outputs)
+    model.compile(keras.optimizers.SGD(0.1), loss=losses)
+    return model
+
+
+def _check_learns_the_same(replicas):
+    strategy = check_replicas.make_strategy(replicas)
+    rng = np.random.RandomState(0)
+    # Keras weighs its own losses by replica. In 42 rows, parts differ and some are empty.
+    for others, rows in ((True, 40), (False, 42)):
+        with strategy.scope():
+            copied = _model_of_losses(others)
+        single = _model_of_losses(others)
+        x, y = rng.randn(rows, 4).astype("float32"), rng.randint(5, size=[rows, 1])
+        data = [x, y], y if others else None
+        found, expected = [
+            model.fit(*data, batch_size=BATCH, epochs=2, shuffle=False, verbose=0).history["loss"]
+            for model in (copied, single)
+        ]
+        if others or IN_KERAS3:  # Keras 2 does not weigh replicas if no loss is compiled.
+            np.testing.assert_allclose(found, expected, rtol=1e-5)
+        assert expected[1] < expected[0]
+        for one, other in zip(copied.get_weights(), single.get_weights()):
+            np.testing.assert_allclose(one, other, atol=1e-6)
+
+
+def _check_refused():
+    strategy = check_replicas.make_strategy(2)
+    with strategy.scope():
+        layer = ComputeCenter(5, MEAN, num_dims=3)
+    data = tensorflow.constant([1, 2]), tensorflow.ones([2, 3])
+    mask = tensorflow.constant([True, False])
+
+    def twice():
+        layer(data, training=True)
+        layer(data, training=True)
+
+    with pytest.raises(ValueError, match="ComputeCenter: .*expected no mask on 2 replicas"):
+        strategy.run(lambda: layer(data + (mask,), training=True))
+    if IN_KERAS3:
+        with pytest.raises(ValueError, match="ComputeCenter: .*expected one call .* found two"):
+            strategy.run(twice)
+        strategy.run(lambda: layer(data, training=True))  # Nothing is left of what failed.
+        assert layer.get_weights()[1].tolist() == [0, 2, 2, 0, 0]
+
+
+@needs_gathers
+@needs_right_losses
+@in_own_process
+def test_learns_the_same_on_two_replicas():
+    _check_learns_the_same(2)
+
+
+@needs_gathers
+@needs_right_losses
+@in_own_process
+def test_learns_the_same_on_four_replicas():
+    _check_learns_the_same(4)
+
+
+@needs_gathers
+@needs_right_losses
+@in_own_process
+def test_refused_on_replicas():
+    _check_refused()

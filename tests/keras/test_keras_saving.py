@@ -20,7 +20,7 @@ from keras_models import (
 )
 from tensorflow import keras
 from tf2_code import needs_tf2
-from updaters import UPDATERS, WITH_RATE
+from updaters import UPDATERS, WITH_RATE, Weighted
 
 import tf_centers
 from tf_centers.keras import ComputeCenter
@@ -149,3 +149,92 @@ def test_saved_in_graphs(tmp_path):
     twin = keras.models.load_model(str(tmp_path / "saved"))
     check_weights(model, twin)
     np.testing.assert_array_equal(twin.predict(fed[1]), model.predict(fed[1]))
+
+
+class Late(keras.Model):
+    """Reaches the layer in its own training step only, as losses are often written."""
+
+    def __init__(self, num_dims=D, **kwargs):
+        super().__init__(**kwargs)
+        self.embed = keras.layers.Dense(D, use_bias=False)
+        self.center = ComputeCenter(C, MEAN, num_dims=num_dims)
+
+    def call(self, inputs):
+        return self.embed(inputs)
+
+
+def trained_late(num_dims=D):
+    model, ((labels, rows),) = Late(num_dims), batches(1, D + 1)
+    embeds = model(tf.constant(rows))
+    model.center([tf.constant(labels), embeds], training=True)
+    return model, rows
+
+
+@needs_tf2
+@pytest.mark.parametrize(
+    "form, num_dims",
+    [(form, D) for form in ("keras", "weights.h5", "checkpoint", "saved_model")]
+    + [(form, None) for form in ("keras", "weights.h5") if IN_KERAS3],  # Keras 2 raises.
+)
+def test_a_layer_that_is_reached_late(form, num_dims, tmp_path):
+    model, rows = trained_late(num_dims)
+    path = str(tmp_path / ("model." + form))
+    if form == "keras":
+        model.save(path, **KERAS_FORMAT)
+        twin = keras.models.load_model(path, custom_objects={"Late": Late})
+    elif form == "weights.h5":
+        model.save_weights(path)
+        twin = Late(num_dims)
+        twin(tf.constant(rows))
+        twin.load_weights(path)
+    elif form == "checkpoint":
+        saved = tensorflow.train.Checkpoint(model=model).save(path)
+        twin = Late(num_dims)
+        tensorflow.train.Checkpoint(model=twin).restore(saved)
+    else:
+        tensorflow.saved_model.save(model, path)
+        loaded = tensorflow.saved_model.load(path)
+        found = loaded.center.ctrs, loaded.center.counts
+        for value, expected in zip(found, model.center.get_weights()):
+            np.testing.assert_array_equal(
+                getattr(value, "numpy", lambda v=value: v.value)(), expected
+            )
+        return
+    for one, other in zip(model.center.get_weights(), twin.center.get_weights()):
+        assert other.any()
+        np.testing.assert_array_equal(one, other)
+
+
+def test_what_cannot_be_saved_is_told_at_once(warnings):
+    ComputeCenter(C)
+    assert not warnings
+    ComputeCenter(C, Weighted(lambda n, k, later: 1 / k))
+    assert "ComputeCenter: updater must be one of" in warnings[0]
+    assert "only the weights can be saved" in warnings[0]
+
+
+@needs_tf2
+def test_the_table_in_every_other_call(tmp_path):
+    """The variables of the layer, which Keras 3 wraps, without a session."""
+    model, _ = trained_late()
+    ctrs, counts = model.center.get_weights()
+    seen = counts > 0
+    centers = tf_centers.EmbedCenters(model.center.ctrs, model.center.counts)
+    rows = np.random.RandomState(3).randn(9, D).astype(np.float32)
+    squares = ((rows[:, np.newaxis] - ctrs) ** 2).sum(axis=2)
+    np.testing.assert_allclose(tf_centers.center_distances(rows, centers), squares, rtol=1e-4)
+    nearest = tf_centers.nearest_centers(rows, centers).labels[:, 0]
+    np.testing.assert_array_equal(nearest, np.where(seen, squares, np.inf).argmin(axis=1))
+    np.testing.assert_array_equal(
+        tf_centers.lookup_embed_centers([3, 0], centers.ctrs), ctrs[[3, 0]]
+    )
+    tf_centers.update_embed_centers(rows[:1], [2], MEAN, centers)
+    np.testing.assert_allclose(model.center.get_weights()[0][2], rows[0], rtol=1e-5)
+    assert model.center.get_weights()[1][2] == 1
+    with tf.Graph().as_default(), tf.Session() as session:
+        old = tf.get_variable("centers", initializer=ctrs[:4] + 1)
+        session.run(old.initializer)
+        path = tf.train.Saver().save(session, str(tmp_path / "tf1"))
+    tf_centers.warm_start_embed_centers(path, centers, "centers", counts=7)
+    np.testing.assert_array_equal(model.center.get_weights()[0][:4], ctrs[:4] + 1)
+    assert model.center.get_weights()[1][:4].tolist() == [7] * 4

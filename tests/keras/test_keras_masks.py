@@ -1,0 +1,113 @@
+"""The Keras layer with masks, with sequences, and with a weight that changes, against loops."""
+
+import numpy as np
+import pytest
+import reference
+import tensorflow
+import tensorflow.compat.v1 as tf
+from helpers import MEAN, C, D
+from keras_models import IN_KERAS3, MARKS, RATE, compiled, half_squares, layer_of
+from tensorflow import keras
+from tf2_code import needs_tf2
+
+from tf_centers.keras import ComputeCenter
+
+pytestmark = MARKS
+T = 4
+VARIABLES = [tensorflow.Variable] + ([keras.Variable] if IN_KERAS3 else [])
+
+
+def sequences(seed):
+    rng = np.random.RandomState(seed)
+    mask = rng.rand(6, T) < 0.6
+    labels, rows = rng.randint(C, size=[6, T]), rng.randn(6, T, D).astype(np.float32)
+    return labels, rows, mask
+
+
+def check(model, as_fed):
+    """Trains on masked sequences, and holds loss, distances and state against loops."""
+    ctrs, counts = np.zeros([C, D]), np.zeros(C, int)
+    for seed in range(3):
+        labels, rows, mask = sequences(seed)
+        y, x, used = labels.ravel(), rows.reshape([-1, D]), mask.ravel()
+        expected = half_squares(x, ctrs, y) * used
+        fed = as_fed(labels, rows, mask)
+        found = model.predict(fed, verbose=0)
+        np.testing.assert_allclose(np.ravel(found), expected, rtol=1e-4, atol=1e-6)
+        assert not np.ravel(found)[~used].any()
+        loss = model.train_on_batch(fed)
+        np.testing.assert_allclose(loss, 0.5 * expected.sum() / used.sum(), rtol=1e-5)
+        ctrs, counts = reference.apply(reference.cumulative_mean, ctrs, counts, x, y, used)
+        values = layer_of(model).get_weights()
+        np.testing.assert_allclose(values[0], ctrs, atol=1e-5)
+        np.testing.assert_array_equal(values[1], counts)
+
+
+@pytest.mark.parametrize("labels", ["int64", "float32", "one-hot"])
+@pytest.mark.parametrize("is_sequence", [True, False])
+def test_a_third_input_masks(is_sequence, labels):
+    """Of masked rows neither labels nor embeddings are looked at."""
+    axes, extra = ([T] if is_sequence else []), ([C] if labels == "one-hot" else [])
+    dtype = "float32" if labels == "one-hot" else labels
+    inputs = [
+        keras.Input(axes + extra, dtype=dtype),
+        keras.Input(axes + [D]),
+        keras.Input(axes, dtype="bool"),
+    ]
+    model = compiled(keras.Model(inputs, ComputeCenter(C, MEAN, 0.5)(inputs)))
+
+    def as_fed(y, x, mask):
+        y = np.eye(C)[y] * mask[..., np.newaxis] if extra else np.where(mask, y, -1)
+        x = np.where(mask[..., np.newaxis], x, np.nan)
+        shapes = [axes + extra, axes + [D], axes]
+        return [np.reshape(v, [-1] + shape) for v, shape in zip((y.astype(dtype), x, mask), shapes)]
+
+    check(model, as_fed)
+
+
+def test_masks_of_keras():
+    inputs = [keras.Input([T], dtype="int64"), keras.Input([T, D])]
+    embeds = keras.layers.Masking()(inputs[1])
+    model = compiled(keras.Model(inputs, ComputeCenter(C, MEAN, 0.5)([inputs[0], embeds])))
+    check(model, lambda y, x, mask: [np.where(mask, y, -1), x * mask[..., np.newaxis]])
+
+
+@needs_tf2
+def test_gradient_of_masked_rows():
+    layer, (labels, rows, mask) = ComputeCenter(C, MEAN, 0.5), sequences(0)
+    rows = tf.constant(np.where(mask[..., np.newaxis], rows, np.nan))
+    with tensorflow.GradientTape() as tape:
+        tape.watch(rows)
+        layer([tf.constant(labels), rows, tf.constant(mask)], training=True)
+        (loss,) = layer.losses
+    expected = 0.5 / mask.sum() * np.where(mask[..., np.newaxis], rows, 0)
+    np.testing.assert_allclose(tape.gradient(loss, rows), expected, rtol=1e-5)
+    none = layer([tf.constant(labels), rows, tf.zeros(mask.shape, tf.bool)], training=True)
+    assert not np.any(none) and float(layer.losses[-1]) == 0
+
+
+@needs_tf2
+@pytest.mark.parametrize("make", VARIABLES)
+def test_a_weight_that_changes(make):
+    weight = make(0.5)
+    inputs = [keras.Input((), dtype="int64"), keras.Input((D,))]
+    embeds = keras.layers.Dense(D, kernel_initializer="ones", use_bias=False)(inputs[1])
+    layer = ComputeCenter(C, MEAN, weight, trainable=False)
+    model = compiled(keras.Model(inputs, layer([inputs[0], embeds])))
+    batch = [np.array([1, 1]), np.ones([2, D], np.float32)]
+    for value in (0.5, 0.0, 0.25):
+        weight.assign(value)
+        size = model.layers[-2].get_weights()[0].sum(axis=0)
+        np.testing.assert_allclose(
+            model.train_on_batch(batch), value * 0.5 * (size**2).sum(), rtol=1e-5
+        )
+        found = model.layers[-2].get_weights()[0].sum(axis=0)
+        np.testing.assert_allclose(found, size - RATE * value * D * size, rtol=1e-4, atol=1e-5)
+    assert layer.weight is weight and float(weight) == 0.25  # Nothing trains it.
+    with pytest.raises(AttributeError, match="weight"):
+        layer.weight = 1.0
+    with pytest.raises(ValueError, match="ComputeCenter: weight must be .* to be saved"):
+        layer.get_config()
+    for wrong in (make([0.5]), tensorflow.Variable(1)):
+        with pytest.raises(ValueError, match="^ComputeCenter: weight must be a scalar variable"):
+            ComputeCenter(C, weight=wrong)
