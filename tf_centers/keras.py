@@ -31,8 +31,12 @@ class ComputeCenter(keras.layers.Layer):  # type: ignore[misc]
 
     A functional model only contains what its outputs need, so make the distances an output, with
     `None` as its loss. `ctrs [C, D]` and `counts [C]`, the rows seen of each class, are saved as
-    non-trainable weights; `set_weights([ctrs, counts])` starts from an existing table. The centers
-    are float64 with `dtype="float64"`, else float32, even under half or mixed precision.
+    non-trainable weights; `set_weights([ctrs, counts])` starts from an existing table, and
+    `EmbedCenters(layer.ctrs, layer.counts)` is the table for every other call. The centers are
+    float64 with `dtype="float64"`, else float32, even under half or mixed precision.
+
+    `sample_weight` and `class_weight` do not reach the loss that the layer adds. To weight rows,
+    make the distances a loss of `compile` with `lambda y_true, y_pred: y_pred`, and `weight=0`.
 
     XLA would drop the checks, so Keras 3 runs a model with this layer without XLA, even with
     `jit_compile=True`. Create the layer in the constructor of a subclassed model: if Keras cannot
@@ -41,24 +45,31 @@ class ComputeCenter(keras.layers.Layer):  # type: ignore[misc]
     Args:
       num_classes: Python integer C, at least 1.
       updater: as in `get_embed_centers`. With one of your own, or a tensor as `decay` or `alpha`,
-        only the weights of the layer can be saved, not its configuration.
-      weight: Python float, finite and at least 0. With 0 the centers are still updated.
+        only the weights of the layer can be saved, not its configuration, which is logged.
+      weight: Python float, finite and at least 0, or a scalar variable, such as that of a schedule,
+        which is not saved. With 0 the centers are still updated. Cannot be assigned afterwards.
       initializer: Keras initializer of the centers: its name, an instance or a configuration.
+      num_dims: Python integer D, or None. Builds the layer in its constructor, which a model whose
+        `call` does not reach it needs to be restored.
       **layer_kwargs: arguments of every layer, such as `name` and `dtype`.
 
     Call arguments:
       inputs: labels in [0, C), integers or whole floats `[B]` or `[B, 1]`, or one-hot `[B, C]` if
-        C is above 1; and floating embeddings `[B, D]` with a static D.
+        C is above 1; floating embeddings `[B, D]` with a static D; and, if wanted, a bool mask
+        `[B]`. Sequences are labels and mask `[B, T]` with embeddings `[B, T, D]`. A row that is
+        False in the mask, or in a mask that Keras passes with the embeddings, has a distance of 0,
+        is not part of the mean and changes nothing.
       training: bool, scalar bool tensor, or None to let Keras decide.
 
     Returns:
-      `[B]`, in the wider of the dtypes of embeddings and centers.
+      `[B]` or `[B, T]`, in the wider of the dtypes of embeddings and centers.
 
     Raises:
       TypeError: an argument or input of another type.
       ValueError: a size or weight out of range, an unknown initializer, inputs of other shapes, a
         floating dtype of labels that does not hold all below C exactly, a Keras backend other than
-        TensorFlow; in `get_config`, an updater that cannot be saved.
+        TensorFlow; in `get_config`, an updater or weight that cannot be saved; on several replicas,
+        a mask, a second call in a step, or a Keras 3 before 3.10.
       NotImplementedError: under `stateless_call`.
       tf.errors.InvalidArgumentError: at run time, for a label out of range or not whole, or a row
         that is not one-hot, and in training for a NaN or Inf. Nothing of that batch is written.

@@ -17,6 +17,7 @@ from keras_models import (
     dense_model,
     layer_of,
     needs_graphs,
+    plain_model,
 )
 from tensorflow import keras
 from tf2_code import needs_tf2
@@ -238,3 +239,16 @@ def test_the_table_in_every_other_call(tmp_path):
     tf_centers.warm_start_embed_centers(path, centers, "centers", counts=7)
     np.testing.assert_array_equal(model.center.get_weights()[0][:4], ctrs[:4] + 1)
     assert model.center.get_weights()[1][:4].tolist() == [7] * 4
+
+
+@needs_tf2
+def test_a_program_without_the_import(start, tmp_path):
+    """Keras finds the layer by itself, or names the module to import."""
+    plain_model().save(str(tmp_path / "model.keras"), **KERAS_FORMAT)
+    program = tmp_path / "load.py"
+    program.write_text(
+        "import sys, tf_centers\nfrom tensorflow import keras\n"
+        "keras.models.load_model(sys.argv[1])\n"
+    )
+    run = start(program, str(tmp_path / "model.keras"))
+    assert run.wait() == 0 or "'module': 'tf_centers.keras'" in run.output

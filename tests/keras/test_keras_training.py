@@ -26,6 +26,7 @@ from tensorflow import keras
 from tf2_code import as_called, eager_or_function, needs_tf2
 from updaters import UPDATERS
 
+import tf_centers
 from tf_centers.keras import ComputeCenter
 
 pytestmark = MARKS
@@ -187,3 +188,50 @@ def test_precision_in_graphs():
         assert plain_model().layers[-1].get_weights()[0].dtype == np.float64
     finally:
         keras.backend.set_floatx("float32")
+
+
+def as_it_is(y_true, y_pred):
+    return y_pred
+
+
+@needs_tf2
+@pytest.mark.parametrize("as_a_loss", [True, False])
+def test_sample_weight_reaches_compiled_losses_alone(as_a_loss):
+    inputs = [keras.Input((1,), dtype="int64"), keras.Input((D,))]
+    layer = ComputeCenter(C, MEAN, 0 if as_a_loss else WEIGHT, initializer="ones")
+    model = keras.Model(inputs, [keras.layers.Dense(D)(inputs[1]), layer(inputs)])
+    losses, parts = ["mse", as_it_is if as_a_loss else None], [1.0, WEIGHT]
+    model.compile("sgd", loss=losses, loss_weights=parts)
+    ((labels, rows),) = batches(1)
+    weights = np.linspace(0, 2, B)
+    errors = np.square(model.predict([labels, rows], verbose=0)[0]).mean(axis=1)
+    distances = half_squares(rows, np.ones([C, D]), labels)
+    expected = np.mean(weights * errors) + WEIGHT * np.mean(
+        weights * distances if as_a_loss else distances
+    )
+    targets = [np.zeros([B, D]), np.zeros(B)]
+    history = model.fit([labels, rows], targets, B, sample_weight=[weights] * 2, verbose=0)
+    np.testing.assert_allclose(history.history["loss"], expected, rtol=1e-5)
+    assert layer.get_weights()[1].sum() == B
+
+
+@needs_tf2
+def test_centers_in_an_embedding_layer():
+    """What such a layer learns by SGD is a summed window."""
+    rate, lam = 0.4, 0.5
+    inputs = [keras.Input((1,), dtype="int64"), keras.Input((D,))]
+    ctrs = keras.layers.Embedding(C, D, embeddings_initializer="zeros", name="ctrs")(inputs[0])
+    apart = keras.layers.Subtract()([inputs[1], keras.layers.Flatten()(ctrs)])
+    old = keras.Model(inputs, apart)
+    old.compile(
+        keras.optimizers.SGD(rate), loss=lambda y, x: lam * tf.reduce_sum(tf.square(x), axis=-1)
+    )
+    updater = tf_centers.ExponentialWindow(1 - 2 * rate * lam / B, duplicates="sum")
+    new = plain_model(updater, weight=2 * lam)
+    for labels, rows in batches(3):
+        old.reset_metrics()
+        new.reset_metrics()
+        losses = old.train_on_batch([labels, rows], rows), new.train_on_batch([labels, rows])
+        np.testing.assert_allclose(*losses, rtol=1e-5)
+        found = old.get_layer("ctrs").get_weights()[0], layer_of(new).get_weights()[0]
+        np.testing.assert_allclose(*found, atol=1e-5)
