@@ -135,10 +135,14 @@ class ComputeCenter(keras.layers.Layer):  # type: ignore[misc]
             return
         shape = [self.num_classes, num_dims]
         how: Dict[str, Any] = {"trainable": False}
-        # Keras 3.0 and 3.1 go by `autocast` of the layer alone.
         for parameter, autocast in (("autocast", "autocast"), ("kwargs", "experimental_autocast")):
             if _takes(self.add_weight, parameter):
                 how[autocast] = False
+        if len(how) == 1 and self.compute_dtype != self.variable_dtype:
+            raise NotImplementedError(
+                f"{CALLER}: Keras {keras_arguments.VERSION} casts centers to {self.compute_dtype}; "
+                f"pass dtype={self.variable_dtype!r}, or use Keras 3.2 or later"
+            )
         self.ctrs = self.add_weight(
             name="ctrs", shape=shape, dtype=self._dtype_of_ctrs, initializer=self.initializer, **how
         )

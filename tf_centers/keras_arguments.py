@@ -16,6 +16,8 @@ from tf_centers.updaters import BUILT_IN
 from tf_centers.variables import unwrap
 
 CALLER = "ComputeCenter"
+# Keras 3.0 to 3.2 have it in a function alone.
+VERSION = str(getattr(keras, "__version__", None) or keras.version())
 _LABELS = "labels of inputs [labels, embeddings]"
 _EMBEDS = "embeddings of inputs [labels, embeddings]"
 _UPDATERS = {updater.__name__: updater for updater in BUILT_IN}

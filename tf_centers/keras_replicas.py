@@ -8,17 +8,18 @@ the centers and leaves its rows, and the last one updates every copy with the ro
 from typing import Any, Dict, Optional, Tuple
 
 import tensorflow.compat.v1 as tf
-from tensorflow import distribute, keras
+from tensorflow import distribute
 
 from tf_centers import replicas
 from tf_centers.batch import Batch
 from tf_centers.checks import Checks
+from tf_centers.keras_arguments import VERSION
 from tf_centers.row_weights import Updater
 from tf_centers.sharding import update_table
 from tf_centers.tables import Table
 
 # The version of Keras 3, such as [3, 8]; empty in Keras 2.
-_KERAS3 = [int(part) for part in getattr(keras, "__version__", "2").split(".")[:2]]
+_KERAS3 = [int(part) for part in VERSION.split(".")[:2]]
 _KERAS3 = _KERAS3 if _KERAS3 >= [3] else []
 
 
@@ -72,7 +73,7 @@ def takes_turns(checks: Checks, table: Table, training: Any) -> bool:
     if _KERAS3 < [3, 10]:
         raise ValueError(
             f"{checks.caller}: expected Keras 3.10 or later on {table.replicas} replicas, found "
-            f"{keras.__version__}, which makes other losses of replicas than of one process"
+            f"{VERSION}, which makes other losses of replicas than of one process"
         )
     if len(table.copies) == 1:
         return False

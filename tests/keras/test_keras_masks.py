@@ -6,7 +6,7 @@ import reference
 import tensorflow
 import tensorflow.compat.v1 as tf
 from helpers import MEAN, C, D
-from keras_models import IN_KERAS3, MARKS, RATE, compiled, half_squares, layer_of
+from keras_models import IN_KERAS3, MARKS, MINOR, RATE, compiled, half_squares, layer_of
 from tensorflow import keras
 from tf2_code import needs_tf2
 
@@ -35,7 +35,7 @@ def check(model, as_fed):
         found = model.predict(fed, verbose=0)
         np.testing.assert_allclose(np.ravel(found), expected, rtol=1e-4, atol=1e-6)
         assert not np.ravel(found)[~used].any()
-        model.reset_metrics()  # which Keras 3.0 to 3.2 add up
+        model.reset_metrics()  # which some versions of Keras add up
         loss = model.train_on_batch(fed)
         np.testing.assert_allclose(loss, 0.5 * expected.sum() / used.sum(), rtol=1e-5)
         ctrs, counts = reference.apply(reference.cumulative_mean, ctrs, counts, x, y, used)
@@ -66,6 +66,7 @@ def test_a_third_input_masks(is_sequence, labels):
     check(model, as_fed)
 
 
+@pytest.mark.skipif(IN_KERAS3 and MINOR < 4, reason="Keras refuses None among masks")
 def test_masks_of_keras():
     inputs = [keras.Input([T], dtype="int64"), keras.Input([T, D])]
     embeds = keras.layers.Masking()(inputs[1])
@@ -105,7 +106,9 @@ def test_a_weight_that_changes(make):
         )
         found = model.layers[-2].get_weights()[0].sum(axis=0)
         np.testing.assert_allclose(found, size - RATE * value * D * size, rtol=1e-4, atol=1e-5)
-    assert layer.weight is weight and float(weight) == 0.25  # Nothing trains it.
+    assert (
+        layer.weight is weight and tf.convert_to_tensor(weight).numpy() == 0.25
+    )  # Nothing trains it.
     with pytest.raises(AttributeError, match="weight"):
         layer.weight = 1.0
     with pytest.raises(ValueError, match="ComputeCenter: weight must be .* to be saved"):

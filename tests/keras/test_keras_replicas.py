@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import tensorflow
 from helpers import MEAN
-from keras_models import IN_KERAS3
+from keras_models import IN_KERAS3, MINOR
 from programs import in_own_process
 from tensorflow import keras
 from tf2_code import needs_gathers
@@ -16,9 +16,9 @@ from tf2_code import needs_gathers
 from tf_centers.keras import ComputeCenter
 
 BATCH = 8
-PENALTY_IS_MEAN = not IN_KERAS3 or int(keras.__version__.split(".")[1]) >= 14
+PENALTY_IS_MEAN = not IN_KERAS3 or MINOR >= 14
 needs_right_losses = pytest.mark.skipif(
-    IN_KERAS3 and int(keras.__version__.split(".")[1]) < 10, reason="refused before Keras 3.10"
+    IN_KERAS3 and MINOR < 10, reason="refused before Keras 3.10"
 )
 
 
