@@ -46,6 +46,17 @@ def tests(session: nox.Session, version: str) -> None:
 
 
 @nox.session
+@nox.parametrize("keras", [*(f"3.{minor}" for minor in range(16)), "tf_keras"])
+def keras(session: nox.Session, keras: str) -> None:
+    """The tests of the Keras layer with another Keras beside the newest TensorFlow."""
+    session.install("-q", "tensorflow-cpu", "dm-tree", "-e", ".[test]")
+    package = "tf_keras" if keras == "tf_keras" else f"keras=={keras}.*"
+    session.install("-q", "--no-deps", package)
+    env = {**QUIET, "TF_USE_LEGACY_KERAS": str(int(keras == "tf_keras"))}
+    session.run("python", "-m", "pytest", "-q", "-n", "2", "tests/keras", *session.posargs, env=env)
+
+
+@nox.session
 def docs(session: nox.Session) -> None:
     """The site, in site/, after a run of the tutorial from a clean kernel."""
     session.install("-q", "-e", ".[cpu,docs]")
