@@ -82,6 +82,11 @@ def in_tf2_code() -> bool:
         return bool(tf.executing_eagerly())
 
 
+def on_tf2_server(variable: Any) -> bool:
+    """Whether a parameter server of TF2 code holds a variable."""
+    return in_tf2_code() and tf.DeviceSpec.from_string(variable.device or "").job == "ps"
+
+
 def outermost_graph() -> tf.Graph:
     """The graph that variables belong to, outside of any control flow and function."""
     with tf.init_scope():

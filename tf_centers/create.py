@@ -5,7 +5,7 @@ from typing import Any, List
 import tensorflow.compat.v1 as tf
 
 from tf_centers import arguments
-from tf_centers.access import in_tf2_code
+from tf_centers.access import in_tf2_code, on_tf2_server
 from tf_centers.tables import FLOAT_DTYPES, EmbedCenters, add_counts, as_table
 from tf_centers.variables import (
     find_counts,
@@ -81,7 +81,7 @@ def create_embed_centers(
         found = f"found shape {table.shape} and {table.dtype.name}"
         raise ValueError(f"{caller}: expected {name} of shape {shape} and {dtype.name}, {found}")
     counts = find_counts(table.name)
-    if counts is None and "/job:ps/" in table.shards[0].ctrs.device and in_tf2_code():
+    if counts is None and on_tf2_server(table.shards[0].ctrs):
         counts = make_counts_on_servers(table, initial)
         # The ShardedVariable of a strategy has no public name.
         counts = type(ctrs)(counts) if table.partitioned else counts[0]

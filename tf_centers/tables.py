@@ -4,10 +4,10 @@ import itertools
 from typing import Any, List, NamedTuple, Tuple
 
 import tensorflow.compat.v1 as tf
-from tensorflow import Variable  # compat.v1's Variable leaves out TF2's resource variables
+from tensorflow import Variable, distribute  # compat.v1 leaves out some of TF2's
 
 from tf_centers import replicas
-from tf_centers.access import in_tf2_code, outermost_graph
+from tf_centers.access import in_tf2_code, on_tf2_server, outermost_graph
 
 FLOAT_DTYPES = (tf.float16, tf.bfloat16, tf.float32, tf.float64)
 
@@ -74,6 +74,12 @@ def as_table(caller: str, ctrs: Any) -> Table:
             "or towers in one graph or parameter servers (tf.train.replica_device_setter) with "
             "use_locking=True"
         )
+    if on_tf2_server(shards[0]) and not hasattr(distribute, "ParameterServerStrategy"):
+        raise ValueError(
+            f"{caller}: a table on the parameter servers of TF2 code needs TensorFlow 2.8 or later, "
+            f"got {tf.__version__}; use one machine, or parameter servers of a TensorFlow 1 graph "
+            "(tf.train.replica_device_setter)"
+        )
     dtype = shards[0].dtype.base_dtype
     if dtype not in FLOAT_DTYPES:
         raise TypeError(f"{caller}: centers must have a floating dtype, got {dtype.name} in {name}")
@@ -108,7 +114,8 @@ def add_counts(caller: str, table: Table, counts: Any) -> Table:
     if found != expected:
         wanted = f"shape {expected[0]}" if len(expected) == 1 else f"shards of shapes {expected}"
         got = found[0] if len(found) == 1 else found
-        raise ValueError(f"{caller}: counts must have {wanted}, got {got} in {name}")
+        advice = "" if len(expected) == 1 else "; create_embed_centers splits both alike"
+        raise ValueError(f"{caller}: counts must have {wanted}, got {got} in {name}{advice}")
     rows = zip(*[replicas.copies(shard) for shard in shards])
     copies = tuple(
         tuple(shard._replace(counts=own) for shard, own in zip(copy, row))

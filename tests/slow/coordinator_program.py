@@ -1,0 +1,240 @@
+"""A coordinator of the servers in servers.py, started by test_parameter_servers.py.
+
+  python coordinator_program.py CHECK SHARDS CLUSTER FOLDER
+
+Runs one check, the name of a function, on tables in so many shards.
+"""
+
+import json
+import logging
+import os
+import pathlib
+import sys
+
+sys.path[:0] = [str(pathlib.Path(__file__).resolve().parents[1])]
+
+import numpy as np  # noqa: E402
+import reference  # noqa: E402
+import servers  # noqa: E402
+import tensorflow as tf  # noqa: E402
+from updaters import UPDATERS  # noqa: E402
+
+import tf_centers  # noqa: E402
+
+BATCHES, SHARED, DIMS, ROWS = 300, 40, 64, 512
+MEAN = tf_centers.CumulativeMean()
+WARNINGS = []
+
+
+class Coordinator:
+    """A strategy, its coordinator and the tables that they hold."""
+
+    def __init__(self, shards, cluster, folder):
+        self.shards, self.folder = shards, folder
+        self.strategy, self._coordinator = servers.connect(cluster, shards)
+        self.schedule, self.join = self._coordinator.schedule, self._coordinator.join
+
+    def create(self, *sizes, **how):
+        with self.strategy.scope():
+            centers = tf_centers.create_embed_centers(*sizes, **how)
+        assert len(getattr(centers.ctrs, "variables", [0])) == self.shards
+        return centers
+
+    def run(self, call, *arrays):
+        """What a call returns on a worker."""
+        return self.schedule(tf.function(call), args=tuple(map(tf.constant, arrays))).fetch()
+
+
+def updater_step(centers, updater=MEAN, **how):
+    """A function that updates and returns the centers of its rows."""
+    return tf.function(
+        lambda embeds, labels, mask: tf_centers.get_embed_centers(
+            embeds, labels, updater, centers, mask, **how
+        ),
+        input_signature=[
+            tf.TensorSpec([None, centers.ctrs.shape[1]]),
+            tf.TensorSpec([None], tf.int64),
+            tf.TensorSpec([None], tf.bool),
+        ],
+    )
+
+
+def draw(random, labels, dims=DIMS):
+    """Embeddings, labels, and a mask that leaves the first rows in."""
+    mask = random.rand(len(labels)) < 0.8
+    mask[:4] = True
+    embeds = random.randn(len(labels), dims) + np.linspace(-1, 3, dims)
+    return tf.constant(embeds, tf.float32), tf.constant(labels), tf.constant(mask)
+
+
+def largest_error(coordinator, use_locking):
+    """Of the centers after all batches, which share most classes; counts have to be exact."""
+    random = np.random.RandomState(7)
+    centers = coordinator.create(SHARED + BATCHES, DIMS)
+    reads = ("before", "after")
+    steps = [updater_step(centers, read=read, use_locking=use_locking) for read in reads]
+    batches, found = [], []
+    for number in range(BATCHES):
+        labels = random.randint(SHARED, size=ROWS)
+        labels[:4] = SHARED + number  # a class of its own
+        batches.append(draw(random, labels))
+        found.append(coordinator.schedule(steps[number % 2], args=batches[-1]))
+    coordinator.join()
+    sums, counts = np.zeros([SHARED + BATCHES, DIMS]), np.zeros(SHARED + BATCHES, int)
+    for number, (batch, rows) in enumerate(zip(batches, found)):
+        embeds, labels, mask = (tensor.numpy() for tensor in batch)
+        np.add.at(sums, labels[mask], embeds[mask].astype(float))
+        np.add.at(counts, labels[mask], 1)
+        own = labels >= SHARED
+        expected = embeds[own & mask].mean(0) * (number % 2)
+        found_own = rows.fetch()[own & mask]
+        np.testing.assert_allclose(found_own, np.broadcast_to(expected, found_own.shape), 1e-5)
+    ctrs, counted = servers.read(centers)
+    np.testing.assert_array_equal(counted, counts)
+    return np.abs(ctrs - sums / counts[:, np.newaxis]).max()
+
+
+def locked(coordinator):
+    error = largest_error(coordinator, use_locking=True)
+    assert error < 1e-5, error
+    assert not WARNINGS, WARNINGS
+
+
+def unlocked(coordinator):
+    assert any(largest_error(coordinator, use_locking=False) > 1e-3 for _ in range(5))
+    (warning,) = WARNINGS
+    assert "get_embed_centers: updates of embed/ctrs may run at the same time" in warning
+
+
+def updaters(coordinator):
+    """No two batches share a class, so that the workers cannot change the result."""
+    random = np.random.RandomState(3)
+    for name, entry in UPDATERS.items():
+        ctrs, counts = random.randn(60, 5).astype(np.float32), random.randint(4, size=60)
+        centers = coordinator.create(60, 5, initializer=ctrs, initial_counts=counts)
+        step = updater_step(centers, entry.updater, use_locking=True)
+        for _ in range(2):
+            for number in range(20):
+                labels = number + 20 * random.randint(3, size=12)
+                batch = draw(random, labels, 5)
+                coordinator.schedule(step, args=batch)
+                ctrs, counts = reference.apply(entry.rule, ctrs, counts, *map(np.array, batch))
+            coordinator.join()
+        found = servers.read(centers)
+        np.testing.assert_array_equal(found[1], counts)
+        np.testing.assert_allclose(found[0], ctrs, 1e-5, 1e-5, err_msg=name)
+
+
+def errors(coordinator):
+    centers = coordinator.create(7, 5)
+    random = np.random.RandomState(0)
+    for use_locking in (True, False):
+        step = updater_step(centers, use_locking=use_locking)
+        coordinator.schedule(step, args=draw(random, np.arange(7), 5))
+        coordinator.join()
+        before = [array.tobytes() for array in servers.read(centers)]
+        for place in range(7):
+            embeds, labels, mask = (tensor.numpy() for tensor in draw(random, np.arange(7), 5))
+            mask[:] = True
+            nan, high, low = embeds.copy(), labels.copy(), labels.copy()
+            nan[place], high[place], low[place] = np.nan, 7, -1
+            for batch, message in (
+                ((nan, labels, mask), "get_embed_centers: expected finite values"),
+                ((embeds, high, mask), "get_embed_centers: expected every label in [0, 7)"),
+                ((embeds, low, mask), "get_embed_centers: expected every label in [0, 7)"),
+            ):
+                result = coordinator.schedule(step, args=tuple(map(tf.constant, batch)))
+                for wait in (result.fetch, coordinator.join):
+                    try:
+                        wait()
+                    except tf.errors.InvalidArgumentError as error:
+                        assert message in str(error), error
+                    else:
+                        raise AssertionError("the batch was not refused")
+                assert [array.tobytes() for array in servers.read(centers)] == before
+    coordinator.schedule(step, args=draw(random, np.arange(7), 5))  # and it goes on
+    coordinator.join()
+    assert servers.read(centers)[1].sum() > 14
+
+
+def reads(coordinator):
+    ctrs = np.random.RandomState(0).randn(7, 5).astype(np.float32)
+    centers = coordinator.create(7, 5, initializer=ctrs, initial_counts=np.arange(7))
+    rows, labels = ctrs[[6, 1, 3]] + np.float32(0.1), np.array([6, 1, 3])
+    squared = np.square(rows[:, np.newaxis] - ctrs).sum(2)
+    np.testing.assert_array_equal(
+        coordinator.run(lambda own: tf_centers.lookup_embed_centers(own, centers), labels),
+        ctrs[labels],
+    )
+    nearest = coordinator.run(lambda own: tf_centers.nearest_centers(own, centers, k=7), rows)
+    np.testing.assert_array_equal(nearest.labels[:, :6], 1 + np.argsort(squared[:, 1:], axis=1))
+    assert (np.array(nearest.labels)[:, 6] == -1).all()  # class 0 was never seen
+    distances = coordinator.run(lambda own: tf_centers.center_distances(own, centers), rows)
+    np.testing.assert_allclose(distances, squared, 1e-4, 1e-4)
+    with coordinator.strategy.scope():
+        own = tf.Variable(ctrs, trainable=False)
+        counts = tf.Variable(np.zeros(7, np.int64), trainable=False)
+    own = tf_centers.EmbedCenters(own, counts)
+    after = coordinator.run(updater_step(own, use_locking=True), rows, labels, np.ones(3, bool))
+    np.testing.assert_allclose(after, rows, 1e-6)
+
+
+def checkpoints(coordinator):
+    """Restores those of every number of shards so far, and saves one."""
+    random = np.random.RandomState(0)
+    ctrs, counts = random.randn(7, 5).astype(np.float32), random.randint(9, size=7)
+    table = "ctrs/.ATTRIBUTES/VARIABLE_VALUE"
+
+    def compare(found):
+        for array, expected in zip(found, (ctrs, counts)):
+            np.testing.assert_array_equal(array, expected)
+
+    for index in coordinator.folder.glob("*.index"):
+        path = str(index.with_suffix(""))
+        for centers in (coordinator.create(7, 5), tf_centers.create_embed_centers(7, 5)):
+            tf.train.Checkpoint(**centers._asdict()).read(path).assert_consumed()
+            compare(servers.read(centers))
+        centers = coordinator.create(7, 5)
+        tf_centers.warm_start_embed_centers(path, centers, table, counts)
+        compare(servers.read(centers))
+        with tf.Graph().as_default(), tf.compat.v1.Session() as session:
+            split = tf.compat.v1.fixed_size_partitioner(4)
+            with tf.compat.v1.variable_scope("", partitioner=split):
+                centers = tf_centers.create_embed_centers(7, 5)
+            session.run(tf_centers.warm_start_embed_centers(path, centers, table, counts))
+            compare([np.concatenate(session.run(list(variable))) for variable in centers])
+            saved = tf.compat.v1.train.Saver().save(session, str(coordinator.folder / "1" / "a"))
+        centers = coordinator.create(7, 5)
+        tf_centers.warm_start_embed_centers(saved, centers)
+        compare(servers.read(centers))
+    centers = coordinator.create(7, 5, initializer=ctrs, initial_counts=counts)
+    path = str(coordinator.folder / f"shards{coordinator.shards}")
+    tf.train.Checkpoint(**centers._asdict()).write(path)
+
+
+def lost_server(coordinator):
+    centers = coordinator.create(7, 5)
+    step = updater_step(centers, use_locking=True)
+    print("ready", flush=True)
+    sys.stdin.readline()
+    try:
+        for _ in range(6):
+            coordinator.schedule(step, args=draw(np.random, np.arange(7), 5))
+        coordinator.join()
+    except tf.errors.UnavailableError:
+        print("lost", flush=True)
+    os._exit(0)  # A usual exit waits for the server.
+
+
+def main(check, shards, cluster, folder):
+    handler = logging.Handler(logging.WARNING)
+    handler.emit = lambda record: WARNINGS.append(record.getMessage())
+    coordinator = Coordinator(int(shards), json.loads(cluster), pathlib.Path(folder))
+    logger = logging.getLogger("tensorflow")
+    logger.handlers, logger.propagate = [handler], False
+    globals()[check](coordinator)
+    print("done", flush=True)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
