@@ -11,11 +11,10 @@ workers killed, or if a center is not the mean of all rows applied; with a trace
 
 import contextlib
 import faulthandler
-import json
+import multiprocessing
 import os
 import pathlib
 import socket
-import subprocess
 import sys
 import time
 from typing import Any, List
@@ -47,8 +46,14 @@ def main(argv: List[str]) -> None:
     cluster = servers.make_cluster(free_ports(len(servers.TASKS)))
     tf.get_logger().setLevel("CRITICAL")  # or it tells of every lost worker
 
+    # Forked from a process that has imported TensorFlow and not used it.
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["tensorflow"])
+
     def start(*task: Any) -> Any:
-        return subprocess.Popen([sys.executable, servers.__file__, json.dumps([cluster, *task])])
+        process = context.Process(target=servers.serve, args=[cluster, *task], daemon=True)
+        process.start()
+        return process
 
     processes = {task: start(*task) for task in servers.TASKS}
     try:
@@ -78,7 +83,7 @@ def main(argv: List[str]) -> None:
                     coordinator.schedule(step, args=tuple(map(tf.constant, batches[-1])))
                 time.sleep(0.01)
             processes["worker", victim].kill()
-            processes["worker", victim].wait()
+            processes["worker", victim].join()
             processes["worker", victim] = start("worker", victim)
         coordinator.join()
         ctrs, counts = servers.read(centers)
