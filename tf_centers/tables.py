@@ -76,8 +76,8 @@ def as_table(caller: str, ctrs: Any) -> Table:
         )
     if on_tf2_server(shards[0]) and not hasattr(distribute, "ParameterServerStrategy"):
         raise ValueError(
-            f"{caller}: a table on the parameter servers of TF2 code needs TensorFlow 2.8 or later, "
-            f"got {tf.__version__}; use one machine, or parameter servers of a TensorFlow 1 graph "
+            f"{caller}: expected TensorFlow 2.8 or later for centers on the parameter servers of a "
+            f"tf.distribute strategy, got {tf.__version__}; use parameter servers in a graph "
             "(tf.train.replica_device_setter)"
         )
     dtype = shards[0].dtype.base_dtype

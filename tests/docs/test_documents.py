@@ -1,5 +1,7 @@
 """What the documents say is so: every code block and every docstring example is run."""
 
+import re
+
 import documents
 import numpy as np
 import pytest
@@ -13,12 +15,6 @@ import tf_centers.keras
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 RUNNER = (ROOT / ".ci" / "run").read_text(encoding="utf-8")
-MARKS = {
-    "<!-- from TensorFlow 2.4 -->\n": needs_gathers,
-    "<!-- with Estimators -->\n": pytest.mark.skipif(
-        not hasattr(tf, "estimator"), reason="this TensorFlow has no Estimator"
-    ),
-}
 STATELESS = ("EmbedCenters", "NearestCenters", "create_embed_centers")
 
 
@@ -27,7 +23,14 @@ def _programs():
         if document in (LOSSES, MIGRATING):
             continue
         for blocks in documents.find_programs(document.read_text(encoding="utf-8")):
-            marks = [mark for text, mark in MARKS.items() if blocks[0].before.endswith(text)]
+            oldest = re.search(r"<!-- from TensorFlow ([\d.]+) -->\n$", blocks[0].before)
+            needed, here = (
+                [int(part) for part in version.split(".")[:2]]
+                for version in (oldest.group(1) if oldest else "1.15", tf.__version__)
+            )
+            marks = [pytest.mark.skipif(here < needed, reason=f"needs TensorFlow {needed}")]
+            if blocks[0].before.endswith("<!-- with Estimators -->\n"):
+                marks = [pytest.mark.skipif(not hasattr(tf, "estimator"), reason="no Estimator")]
             yield pytest.param(blocks, id=f"{document.name}:{blocks[0].line}", marks=marks)
 
 
