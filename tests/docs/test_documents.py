@@ -8,7 +8,6 @@ import pytest
 import tensorflow.compat.v1 as tf
 from documents import DOCUMENTS, LOSSES, MIGRATING, ROOT
 from tensorflow import keras
-from tf2_code import needs_gathers
 
 import tf_centers
 import tf_centers.keras
