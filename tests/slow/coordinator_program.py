@@ -1,8 +1,8 @@
 """A coordinator of the servers in servers.py, started by test_parameter_servers.py.
 
-  python coordinator_program.py CHECK SHARDS CLUSTER FOLDER
+  python coordinator_program.py CHECK,... SHARDS CLUSTER FOLDER
 
-Runs one check, the name of a function, on tables in so many shards.
+Runs checks, by the names of their functions, on tables in so many shards.
 """
 
 import json
@@ -226,14 +226,15 @@ def lost_server(coordinator):
     os._exit(0)  # A usual exit waits for the server.
 
 
-def main(check, shards, cluster, folder):
+def main(checks, shards, cluster, folder):
     handler = logging.Handler(logging.WARNING)
     handler.emit = lambda record: WARNINGS.append(record.getMessage())
     coordinator = Coordinator(int(shards), json.loads(cluster), pathlib.Path(folder))
     logger = logging.getLogger("tensorflow")
     logger.handlers, logger.propagate = [handler], False
-    globals()[check](coordinator)
-    print("done", flush=True)
+    for check in checks.split(","):
+        globals()[check](coordinator)
+        print(f"{check}: done", flush=True)
 
 
 if __name__ == "__main__":

@@ -20,7 +20,6 @@ pytestmark = [
         reason="TensorFlow before 2.8 has no such strategy, or an experimental one",
     ),
 ]
-whole_and_split = pytest.mark.parametrize("shards", [1, 2, 3])
 
 
 @pytest.fixture
@@ -28,58 +27,44 @@ def coordinate(start, tmp_path):
     """Starts new servers and a check of the coordinator's; returns it and the first server."""
     runs = []
 
-    def start_check(check, shards):
+    def start_checks(shards, *checks):
         cluster = servers.make_cluster(free_ports(len(servers.TASKS)))
         tasks = [json.dumps([cluster, *task]) for task in servers.TASKS]
         runs.extend(start(servers.__file__, task, apart=True) for task in tasks)
-        own = [check.__name__, str(shards), json.dumps(cluster), str(tmp_path)]
-        run = start(coordinator_program.__file__, *own, apart=True, listens=True)
+        own = [",".join(check.__name__ for check in checks), str(shards), json.dumps(cluster)]
+        run = start(coordinator_program.__file__, *own, str(tmp_path), apart=True, listens=True)
         return run, runs[-len(tasks)]
 
-    yield start_check
+    yield start_checks
     for run in runs:
         run.kill()
 
 
-def passes(run):
-    run.wait_for("done")  # before the exit, which may wait for the servers
+def passes(coordinated, *checks):
+    run, _ = coordinated
+    for check in checks:
+        run.wait_for(f"{check.__name__}: done")  # before the exit, which may wait for the servers
     run.kill()
 
 
-@whole_and_split
-def test_the_mean_is_exact_under_the_lock(coordinate, shards):
-    passes(coordinate(coordinator_program.locked, shards)[0])
-
-
-@whole_and_split
-def test_rows_are_lost_without_it_and_a_warning_says_so(coordinate, shards):
-    passes(coordinate(coordinator_program.unlocked, shards)[0])
-
-
-@whole_and_split
-def test_every_updater(coordinate, shards):
-    passes(coordinate(coordinator_program.updaters, shards)[0])
-
-
-@whole_and_split
-def test_a_bad_batch_raises_and_changes_nothing(coordinate, shards):
-    passes(coordinate(coordinator_program.errors, shards)[0])
-
-
-@whole_and_split
-def test_reads(coordinate, shards):
-    passes(coordinate(coordinator_program.reads, shards)[0])
+@pytest.mark.parametrize("shards", [1, 2, 3])
+def test_updates_reads_and_errors(coordinate, shards):
+    """Exact under the lock; without it rows are lost, which a warning has said."""
+    program = coordinator_program
+    checks = program.locked, program.unlocked, program.updaters, program.errors, program.reads
+    passes(coordinate(shards, *checks), *checks)
 
 
 def test_checkpoints_move_and_bring_a_run_back_whose_server_was_lost(coordinate):
+    checkpoints = coordinator_program.checkpoints
     for shards in (1, 2, 3):
-        passes(coordinate(coordinator_program.checkpoints, shards)[0])
-    run, server = coordinate(coordinator_program.lost_server, 2)
+        passes(coordinate(shards, checkpoints), checkpoints)
+    run, server = coordinate(2, coordinator_program.lost_server)
     run.wait_for("ready")
     server.kill()
     run.tell("go on")
     run.wait_for("lost")
-    passes(coordinate(coordinator_program.checkpoints, 2)[0])
+    passes(coordinate(2, checkpoints), checkpoints)
 
 
 def test_no_row_is_lost_with_a_killed_worker():
