@@ -54,9 +54,10 @@ def _may_overlap(one: _Place, other: _Place) -> bool:
 def take_locks(shards: Sequence[EmbedCenters]) -> List[Any]:
     """Takes the locks of all shards, in their order, after every control dependency in force."""
     locks: List[Any] = []
-    for shard in shards:
+    for part, shard in enumerate(shards):
         variable = shard.ctrs
-        name = f"tf_centers/{variable.name.rsplit(':', 1)[0]}/lock"
+        # The shards of a ShardedVariable without a name are all called "Variable".
+        name = f"tf_centers/{variable.name.rsplit(':', 1)[0]}/lock_{part}"
         # The ops that tf.CriticalSection is made of, since a function with a tf.CriticalSection
         # cannot be exported. All ops of one name on one device share one lock, even for eager
         # variables.
