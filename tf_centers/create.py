@@ -6,7 +6,7 @@ import tensorflow.compat.v1 as tf
 
 from tf_centers import arguments
 from tf_centers.access import in_tf2_code, on_tf2_server
-from tf_centers.tables import FLOAT_DTYPES, EmbedCenters, add_counts, as_table
+from tf_centers.tables import FLOAT_DTYPES, EmbedCenters, add_counts, as_table, check_replicas
 from tf_centers.variables import (
     find_counts,
     find_variable,
@@ -66,6 +66,7 @@ def create_embed_centers(
         raise TypeError(f"{caller}: dtype must be a floating dtype, got {got}")
     dtype = floating[0]
     initial = arguments.as_row_counts(caller, "initial_counts", initial_counts, num_classes)
+    check_replicas(caller, tf.distribute.get_strategy().num_replicas_in_sync)
     shape = [num_classes, num_dims]
     name = join(tf.get_variable_scope().name, scope, "ctrs")
     ctrs = find_variable(name)

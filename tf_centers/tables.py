@@ -67,13 +67,7 @@ def as_table(caller: str, ctrs: Any) -> Table:
     shards = _as_shards(caller, "centers", ctrs, expected)
     name, shape = _name_and_shape(ctrs)
     num_replicas = replicas.count_of(shards[0])
-    if num_replicas > 1 and not replicas.SUPPORTED:
-        raise ValueError(
-            f"{caller}: centers must be one variable before TensorFlow 2.4, got one with "
-            f"{num_replicas} copies for the replicas of a distribution strategy; use one replica, "
-            "or towers in one graph or parameter servers (tf.train.replica_device_setter) with "
-            "use_locking=True"
-        )
+    check_replicas(caller, num_replicas)
     if on_tf2_server(shards[0]) and not hasattr(distribute, "ParameterServerStrategy"):
         raise ValueError(
             f"{caller}: expected TensorFlow 2.8 or later for centers on the parameter servers of a "
@@ -122,6 +116,16 @@ def add_counts(caller: str, table: Table, counts: Any) -> Table:
         for copy, row in zip(table.copies, rows)
     )
     return table._replace(copies=copies)
+
+
+def check_replicas(caller: str, count: int) -> None:
+    """Refuses copies on several replicas where TensorFlow cannot gather their batches."""
+    if count > 1 and not replicas.SUPPORTED:
+        raise ValueError(
+            f"{caller}: centers must be one variable before TensorFlow 2.4, got one with {count} "
+            "copies for the replicas of a distribution strategy; use one replica, or towers in one "
+            "graph or parameter servers (tf.train.replica_device_setter) with use_locking=True"
+        )
 
 
 def _as_shards(caller: str, what: str, variable: Any, expected: str) -> List[Any]:
