@@ -19,7 +19,7 @@ from tf_centers.ops import get_embed_centers, lookup_embed_centers, update_embed
 from tf_centers.row_weights import Rows, Updater
 from tf_centers.summaries import summarize_centers
 from tf_centers.tables import EmbedCenters
-from tf_centers.updaters import CumulativeMean, ExponentialWindow, WenUpdate
+from tf_centers.updaters import CumulativeMean, ExponentialWindow, FadingMean, WenUpdate
 from tf_centers.version import __version__ as __version__
 from tf_centers.warm_start import warm_start_embed_centers
 
@@ -27,6 +27,7 @@ __all__ = [
     "CumulativeMean",
     "EmbedCenters",
     "ExponentialWindow",
+    "FadingMean",
     "NearestCenters",
     "Rows",
     "Updater",

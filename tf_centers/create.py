@@ -1,12 +1,19 @@
 """Creates tables of centers."""
 
-from typing import Any, List
+from typing import Any, Callable, List, Optional
 
 import tensorflow.compat.v1 as tf
 
 from tf_centers import arguments
 from tf_centers.access import in_tf2_code, on_tf2_server
-from tf_centers.tables import FLOAT_DTYPES, EmbedCenters, add_counts, as_table, check_replicas
+from tf_centers.tables import (
+    COUNT_DTYPES,
+    FLOAT_DTYPES,
+    EmbedCenters,
+    add_counts,
+    as_table,
+    check_replicas,
+)
 from tf_centers.variables import (
     find_counts,
     find_variable,
@@ -25,6 +32,8 @@ def create_embed_centers(
     dtype: Any = tf.float32,
     initializer: Any = None,
     initial_counts: Any = 0,
+    constraint: Optional[Callable[[tf.Tensor], tf.Tensor]] = None,
+    count_dtype: Any = tf.int64,
 ) -> EmbedCenters:
     """Creates the variables `<scope>/ctrs` and `<scope>/ctrs_count`.
 
@@ -36,16 +45,21 @@ def create_embed_centers(
       num_classes: Python integer C, at least 1.
       num_dims: Python integer D, at least 1.
       scope: name of the variable scope, below the current one.
-      dtype: floating dtype of the centers; the counts are int64.
+      dtype: floating dtype of the centers.
       initializer: initializer, tensor or array `[C, D]` for the centers; None is zeros.
       initial_counts: how many rows the initial value of each class stands for, an integer at least
         0 or integers `[C]`. A class with 1 or more counts as seen.
+      constraint: None, or what every update applies to the centers that it writes: a function of
+        float32 (float64 for float64 centers) `[U, D]` that acts on each row by itself, such as
+        `lambda c: tf.nn.l2_normalize(c, axis=1)`. The initial values do not go through it.
+      count_dtype: tf.int64, or tf.float64 for counts that fade.
 
     Returns:
       `EmbedCenters(ctrs [C, D], counts [C])`.
 
     Raises:
-      TypeError: sizes or counts not integers, a scope not a string, a dtype not floating.
+      TypeError: sizes or counts not integers, a scope not a string, a dtype of another kind, a
+        constraint that cannot be called.
       ValueError: a size below 1, a count below 0, not one count per class; existing `ctrs` of
         another shape or dtype, or in a scope that does not reuse them; a partitioner that splits
         columns; several replicas before TensorFlow 2.4; a call inside a `tf.function`.
@@ -65,13 +79,18 @@ def create_embed_centers(
         got = getattr(dtype, "name", repr(dtype))
         raise TypeError(f"{caller}: dtype must be a floating dtype, got {got}")
     dtype = floating[0]
+    if count_dtype not in COUNT_DTYPES:
+        got = getattr(count_dtype, "name", repr(count_dtype))
+        raise TypeError(f"{caller}: count_dtype must be tf.int64 or tf.float64, got {got}")
+    if constraint is not None and not callable(constraint):
+        raise TypeError(f"{caller}: constraint must be a function or None, got {constraint!r}")
     initial = arguments.as_row_counts(caller, "initial_counts", initial_counts, num_classes)
     check_replicas(caller, tf.distribute.get_strategy().num_replicas_in_sync)
     shape = [num_classes, num_dims]
     name = join(tf.get_variable_scope().name, scope, "ctrs")
     ctrs = find_variable(name)
     if ctrs is None:
-        ctrs = _make_ctrs(caller, scope, shape, dtype, initializer)
+        ctrs = _make_ctrs(caller, scope, shape, dtype, initializer, constraint)
     elif not tf.get_variable_scope().reuse:
         raise ValueError(
             f"{caller}: {name} already exists; pass it as centers to the other calls, or create it "
@@ -83,16 +102,18 @@ def create_embed_centers(
         raise ValueError(f"{caller}: expected {name} of shape {shape} and {dtype.name}, {found}")
     counts = find_counts(table.name)
     if counts is None and on_tf2_server(table.shards[0].ctrs):
-        counts = make_counts_on_servers(table, initial)
+        counts = make_counts_on_servers(table, tf.as_dtype(count_dtype), initial)
         # The ShardedVariable of a strategy has no public name.
         counts = type(ctrs)(counts) if table.partitioned else counts[0]
     elif counts is None:
-        counts = make_counts(caller, table, initial)
+        counts = make_counts(caller, table, tf.as_dtype(count_dtype), initial)
     add_counts(caller, table, counts)  # which checks them
     return EmbedCenters(ctrs, counts)
 
 
-def _make_ctrs(caller: str, scope: str, shape: List[int], dtype: tf.DType, init: Any) -> Any:
+def _make_ctrs(
+    caller: str, scope: str, shape: List[int], dtype: tf.DType, init: Any, constraint: Any
+) -> Any:
     partitioner = tf.get_variable_scope().partitioner
     split = partitioner(shape=tf.TensorShape(shape), dtype=dtype) if partitioner else [1, 1]
     if list(split[1:]) != [1]:
@@ -110,6 +131,8 @@ def _make_ctrs(caller: str, scope: str, shape: List[int], dtype: tf.DType, init:
                 raise ValueError(f"initializer must have shape {shape}, got {init.shape}")
         with tf.variable_scope(scope) as here:
             here.set_regularizer(None)
-            return tf.get_variable("ctrs", size, dtype, init, trainable=False)
+            return tf.get_variable(
+                "ctrs", size, dtype, init, trainable=False, constraint=constraint
+            )
     except (TypeError, ValueError) as error:
         raise type(error)(f"{caller}: {error}") from error

@@ -47,8 +47,8 @@ def get_embed_centers(
       embed_batch: floating `[B, D]`, cast to the dtype of the centers; or, where the static shape
         has three axes, `[B, T, D]`, a batch of `B * T` rows in row-major order.
       label_batch: integers `[B]` or `[B, 1]` in [0, C); `[B, T]` for embeddings `[B, T, D]`.
-      updater: `CumulativeMean`, `ExponentialWindow`, `WenUpdate` or an `Updater` of your own; None
-        is `ExponentialWindow(0.95)`.
+      updater: `CumulativeMean`, `FadingMean`, `ExponentialWindow`, `WenUpdate` or an `Updater` of
+        your own; None is `ExponentialWindow(0.95)`.
       centers: name of the variable scope that holds `ctrs` (below the current one, else
         absolute), an `EmbedCenters`, or the variable `ctrs [C, D]` itself, whole or split by
         rows under a partitioner. Inside a `tf.function`, pass variables instead of a name.
@@ -206,9 +206,11 @@ def lookup_embed_centers(
         return restore(read_table(checks, table, labels))
 
 
-def counts_for(updater: Updater, updates: bool = True) -> str:
+def counts_for(updater: Updater, updates: bool = True) -> Any:
     """What `find_table` does about counts."""
-    return "ignore" if not updates else "required" if updater.needs_counts else "existing"
+    if updates and (updater.needs_counts or updater.fades):
+        return tf.float64 if updater.fades else tf.int64
+    return "existing" if updates else "ignore"
 
 
 def update_or_look_up(

@@ -62,6 +62,7 @@ class Updater:
     Attributes:
       needs_counts: whether the weights depend on `rows.seen`. If so, counts are created in a graph
         that has none.
+      fades: whether counts fade, by `count_decay`. If so, they must be float64.
 
     Examples:
       >>> class MoveTenthOfTheWayToTheMean(Updater):
@@ -77,6 +78,7 @@ class Updater:
     """
 
     needs_counts = False
+    fades = False
 
     def row_weights(self, rows: Rows) -> tf.Tensor:
         """The weight w of each row.
@@ -90,22 +92,29 @@ class Updater:
         """
         raise NotImplementedError(f"{type(self).__name__} must define row_weights(rows)")
 
+    def count_decay(self, rows: Rows) -> tf.Tensor:
+        """What an update multiplies the counts of all classes with, before it counts its rows.
+
+        A float64 scalar in [0, 1], from `rows.rate`; asked only if the updater `fades`.
+        """
+        raise NotImplementedError(f"{type(self).__name__} must define count_decay(rows)")
+
 
 class Weigher:
     """The row weights of one update. Tensor parameters of its updater are read and checked once."""
 
     def __init__(self, checks: Checks, updater: Updater) -> None:
         self.needs_counts = updater.needs_counts
-        self._checks, self._updater = checks, updater
+        self.checks, self.updater = checks, updater
         self._rates: Dict[Tuple[str, bool, int], tf.Tensor] = {}
 
     def weigh(self, rows: Rows, check: bool) -> tf.Tensor:
         """The weight `[R]` of each row."""
-        given, dtype = self._updater.row_weights(rows), rows.dtype
-        if hasattr(self._updater.row_weights, "is_valid"):
+        given, dtype = self.updater.row_weights(rows), rows.dtype
+        if hasattr(self.updater.row_weights, "is_valid"):
             return given
-        name = f"{type(self._updater).__name__}.row_weights"
-        expected = f"{self._checks.caller}: {name} must return [R] weights of {dtype.name}"
+        name = f"{type(self.updater).__name__}.row_weights"
+        expected = f"{self.checks.caller}: {name} must return [R] weights of {dtype.name}"
         try:
             weights = tf.convert_to_tensor(given)
         except (TypeError, ValueError) as error:
@@ -114,7 +123,7 @@ class Weigher:
             raise ValueError(f"{expected}, got {weights.dtype.name} of shape {weights.shape}")
         if check:
             # No comparison with infinity, which a debugger would report.
-            self._checks.require(
+            self.checks.require(
                 lambda: (
                     tf.equal(tf.size(weights), tf.size(rows.sizes))
                     & tf.reduce_all((weights >= 0) & tf.is_finite(weights))
@@ -126,17 +135,17 @@ class Weigher:
 
     def read_rate(self, name: str, rate: Any, below_one: bool) -> tf.Tensor:
         """A parameter as `Rows.rate` returns it."""
-        arguments.check_rate(self._checks.caller, name, rate, below_one)
+        arguments.check_rate(self.checks.caller, name, rate, below_one)
         if not tf.is_tensor(rate) and not isinstance(rate, Variable):
             return tf.constant(rate, tf.float64)
         key = name, below_one, id(rate)
         if key not in self._rates:
             # In float64, where 1 - decay keeps its digits.
-            found = scalar(self._checks, name, tf.cast(rate, tf.float64))
+            found = scalar(self.checks, name, tf.cast(rate, tf.float64))
             # A copy, since the value of a ref variable is its memory: so the value checked is the
             # value used, whoever assigns the variable meanwhile.
             found = tf.gather(tf.reshape(found, [1]), 0)
-            self._checks.require(
+            self.checks.require(
                 lambda: tf.logical_and(found >= 0, found < 1 if below_one else found <= 1),
                 f"{name} in [0, 1{')' if below_one else ']'}, found",
                 found,

@@ -47,8 +47,9 @@ def update_table(
     dense, replicated = not batch.stop_gradient, table.replicas > 1
     # Taken here, so that each machine is sent only its own rows.
     embeds = [take(batch.embeds, own, dense) for own in places] or [batch.embeds]
+    prepare = partial(ShardUpdate, weigher, table, tf.size(batch.labels), dense)
     each = zip(table.shards, embeds, labels)
-    updates = _on_each(table, [partial(ShardUpdate, weigher, dense, *own) for own in each])
+    updates = _on_each(table, [partial(prepare, *own) for own in each])
     locks: List[Any] = []
     try:
         with uninterrupted():

@@ -1,7 +1,7 @@
 """Tables of centers as the calls work on them: whole, in shards or in copies."""
 
 import itertools
-from typing import Any, List, NamedTuple, Tuple
+from typing import Any, Callable, List, NamedTuple, Optional, Tuple
 
 import tensorflow.compat.v1 as tf
 from tensorflow import Variable, distribute  # compat.v1 leaves out some of TF2's
@@ -10,6 +10,7 @@ from tf_centers import replicas
 from tf_centers.access import in_tf2_code, on_tf2_server, outermost_graph
 
 FLOAT_DTYPES = (tf.float16, tf.bfloat16, tf.float32, tf.float64)
+COUNT_DTYPES = (tf.int64, tf.float64)
 
 
 class EmbedCenters(NamedTuple):
@@ -17,7 +18,8 @@ class EmbedCenters(NamedTuple):
 
     Attributes:
       ctrs: variable `[C, D]` of a floating dtype, the center of each class.
-      counts: int64 variable `[C]`, the number of rows that updated each class, or None.
+      counts: int64 variable `[C]`, the number of rows that updated each class, or None; float64
+        where they fade.
     """
 
     ctrs: Any
@@ -33,6 +35,7 @@ class Table(NamedTuple):
       partitioned: whether it is a `PartitionedVariable`, even with one shard.
       copies: the shards of each copy on this machine, in the order of their classes.
       replicas: how many replicas of a distribution strategy, on all machines, have a copy.
+      constraint: what new centers go through before they are written, or None.
     """
 
     name: str
@@ -40,6 +43,7 @@ class Table(NamedTuple):
     partitioned: bool
     copies: Tuple[Tuple[EmbedCenters, ...], ...]
     replicas: int
+    constraint: Optional[Callable[[tf.Tensor], tf.Tensor]]
 
     @property
     def shards(self) -> Tuple[EmbedCenters, ...]:
@@ -88,7 +92,8 @@ def as_table(caller: str, ctrs: Any) -> Table:
                 f"got a shard of shape {shard.shape} in {name}"
             )
     copies = tuple(zip(*[map(EmbedCenters, replicas.copies(shard)) for shard in shards]))
-    return Table(name, shape.as_list(), shards[0] is not ctrs, copies, num_replicas)
+    constraint = getattr(ctrs if shards[0] is ctrs else shards[0], "constraint", None)
+    return Table(name, shape.as_list(), shards[0] is not ctrs, copies, num_replicas, constraint)
 
 
 def add_counts(caller: str, table: Table, counts: Any) -> Table:
@@ -101,8 +106,8 @@ def add_counts(caller: str, table: Table, counts: Any) -> Table:
             f"got {name} on {replicas.count_of(shards[0])}; make both in one strategy's scope"
         )
     dtype = shards[0].dtype.base_dtype
-    if dtype != tf.int64:
-        raise TypeError(f"{caller}: counts must be int64, got {dtype.name} in {name}")
+    if dtype not in COUNT_DTYPES:
+        raise TypeError(f"{caller}: counts must be int64 or float64, got {dtype.name} in {name}")
     expected = [shard.ctrs.shape.as_list()[:1] for shard in table.shards]
     found = [None if s.shape.ndims is None else s.shape.as_list() for s in shards]
     if found != expected:

@@ -15,9 +15,16 @@ from typing import Any, List, Optional, Tuple
 
 import tensorflow.compat.v1 as tf
 
-from tf_centers.access import add_to_rows, read_rows, take, write_rows
+from tf_centers.access import (
+    add_to_rows,
+    read_range,
+    read_rows,
+    take,
+    write_first_rows,
+    write_rows,
+)
 from tf_centers.row_weights import Rows, Weigher
-from tf_centers.tables import EmbedCenters
+from tf_centers.tables import EmbedCenters, Table
 
 
 class ShardUpdate:
@@ -27,10 +34,18 @@ class ShardUpdate:
     """
 
     def __init__(
-        self, weigher: Weigher, dense: bool, shard: EmbedCenters, embeds: Any, labels: Any
+        self,
+        weigher: Weigher,
+        table: Table,
+        batch_size: Any,
+        dense: bool,
+        shard: EmbedCenters,
+        embeds: Any,
+        labels: Any,
     ) -> None:
         """Groups embeddings `[R, D]`, in the dtype of ctrs, by labels `[R]`, and weighs them."""
         self._weigher, self._shard, self._dense = weigher, shard, dense
+        self._table, self._batch_size = table, batch_size
         # Group by class: the i-th row belongs to classes[index[i]]. Sorting keeps the batch order
         # within each class, since top_k takes the first of equals first.
         self._classes, self._index, self._sizes = tf.unique_with_counts(labels)
@@ -50,20 +65,36 @@ class ShardUpdate:
         if self._sums is not None:
             return [*self._sums, self._index, self._classes]
         early = self._weigh(read_rows(self._shard.counts, self._classes), check=False)
-        return [early, self._embeds, self._index, self._classes]
+        return [early, self._embeds, self._index, self._classes, tf.identity(self._batch_size)]
 
     def compute(self) -> tf.Tensor:
-        """Reads the shard and computes its new centers, `[U, D]`."""
-        if self._sums is None:
+        """Reads the shard and computes its new centers, `[U, D]`, and its counts if they fade."""
+        fades = self._weigher.updater.fades
+        if fades:
+            counts = read_range(self._shard.counts, 0, self._shard.counts.shape.as_list()[0])
+            seen = tf.gather(counts, self._classes)
+        elif self._weigher.needs_counts:
             seen = read_rows(self._shard.counts, self._classes)
+        if self._sums is None:
             self._sums = self._sum(self._weigh(seen))
         total, pull = self._sums
         self._old = tf.stop_gradient(read_rows(self._shard.ctrs, self._classes))
         old = tf.cast(self._old, self._dtype)
         # The terms in parentheses nearly cancel. (1 - total) * old would lose precision if the
         # weights are small, and tf.add_n adds in any order.
-        self._new = tf.cast(old - (total * old - pull), self._old.dtype)
-        return self._new
+        new = old - (total * old - pull)
+        if self._table.constraint is not None:
+            new = self._constrain(self._table.constraint(new), new)
+        self._new = tf.cast(new, self._old.dtype)
+        if not fades:
+            return self._new
+        decay = self._weigher.updater.count_decay(self._rows(seen))
+        # Without a row in any shard, nothing is updated, so nothing fades.
+        kept = tf.where(self._batch_size > 0, decay, tf.ones_like(decay)) * counts
+        more = tf.cast(self._sizes, counts.dtype)
+        self._counts = tf.tensor_scatter_add(kept, tf.expand_dims(self._classes, 1), more)
+        with tf.control_dependencies([self._counts]):
+            return tf.identity(self._new)
 
     def rows(self, read: str) -> tf.Tensor:
         """The center of each row, `[R, D]`, "before" or "after" the update."""
@@ -72,14 +103,38 @@ class ShardUpdate:
     def write(self) -> List[Any]:
         """Writes the new centers and counts the rows; returns ops for control dependencies."""
         writes = [write_rows(self._shard.ctrs, self._classes, self._new)]
-        if self._shard.counts is not None:
-            more = tf.cast(self._sizes, tf.int64)
-            writes.append(add_to_rows(self._shard.counts, self._classes, more))
+        counts = self._shard.counts
+        if self._weigher.updater.fades:
+            writes.append(write_first_rows(counts, self._counts))
+        elif counts is not None:
+            more = tf.cast(self._sizes, counts.dtype.base_dtype)
+            writes.append(add_to_rows(counts, self._classes, more))
         return writes
 
+    def _rows(self, seen: Optional[tf.Tensor]) -> Rows:
+        return Rows(self._dtype, self._weigher.read_rate, self._group, self._sizes, seen)
+
     def _weigh(self, seen: Optional[tf.Tensor] = None, check: bool = True) -> tf.Tensor:
-        rows = Rows(self._dtype, self._weigher.read_rate, self._group, self._sizes, seen)
-        return tf.expand_dims(tf.stop_gradient(self._weigher.weigh(rows, check)), 1)
+        return tf.expand_dims(tf.stop_gradient(self._weigher.weigh(self._rows(seen), check)), 1)
+
+    def _constrain(self, kept: Any, new: tf.Tensor) -> tf.Tensor:
+        """Checks what the constraint of the table returned for new centers `[U, D]`."""
+        checks, name = self._weigher.checks, f"the constraint of {self._table.name}"
+        kept = tf.convert_to_tensor(kept)
+        if kept.dtype != new.dtype or not kept.shape.is_compatible_with(new.shape):
+            raise ValueError(
+                f"{checks.caller}: {name} must return centers [U, {new.shape[1]}] of {new.dtype.name}, "
+                f"got {kept.dtype.name} of shape {kept.shape}"
+            )
+        checks.require(
+            lambda: (
+                tf.reduce_all(tf.equal(tf.shape(kept), tf.shape(new)))
+                & tf.reduce_all(tf.is_finite(kept))
+            ),
+            f"{name} to return finite centers of the shape that it gets, found",
+            kept,
+        )
+        return kept
 
     def _sum(self, weights: tf.Tensor) -> Tuple[tf.Tensor, tf.Tensor]:
         """What the rows of each class weigh, `[U, 1]`, and their weighted sum, `[U, D]`."""

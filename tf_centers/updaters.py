@@ -43,6 +43,49 @@ class CumulativeMean(Updater):
 
 
 @dataclass(frozen=True, eq=False)
+class FadingMean(Updater):
+    """The mean of all rows of a class, in which those of earlier updates count less and less.
+
+    `w = 1 / (d N + k)`: with every update that has a row of any class, the counts of all classes
+    fade by d, then the rows of the batch count 1 each, `N <- d N + k`. The average of VQ-VAE
+    codebooks, `N <- d N + k`, `m <- d m + sum(x)`, `c = m / N` (van den Oord et al., "Neural
+    Discrete Representation Learning", NeurIPS 2017, appendix A.1), for any initial counts.
+
+    Needs float64 counts: `create_embed_centers(count_dtype=tf.float64)`, or made on demand.
+
+    Args:
+      decay: d, a Python float or a scalar float tensor or variable, in [0, 1].
+
+    Raises:
+      ValueError: a decay that is out of range or not a float or scalar.
+
+    Examples:
+      >>> centers = create_embed_centers(num_classes=2, num_dims=1, count_dtype=tf.float64)
+      >>> update = update_embed_centers([[3.0]], [1], FadingMean(0.5), centers)
+      >>> sess = tf.Session()
+      >>> sess.run(tf.global_variables_initializer())
+      >>> for _ in range(2): sess.run(update)
+      >>> sess.run(centers.counts)
+      array([0. , 1.5])
+    """
+
+    decay: Any = 0.99
+    needs_counts = True
+    fades = True
+
+    def __post_init__(self) -> None:
+        arguments.check_rate("FadingMean", "decay", self.decay)
+
+    @valid
+    def row_weights(self, rows: Rows) -> tf.Tensor:
+        decay = tf.cast(self.count_decay(rows), rows.dtype)
+        return _divide(1.0, decay * rows.seen + rows.sizes)
+
+    def count_decay(self, rows: Rows) -> tf.Tensor:
+        return rows.rate("decay", self.decay)
+
+
+@dataclass(frozen=True, eq=False)
 class ExponentialWindow(Updater):
     """An exponentially weighted mean: each row counts `decay` times as much as the next one.
 
@@ -141,7 +184,7 @@ class WenUpdate(Updater):
         return _divide(rows.rate("alpha", self.alpha), 1.0 + rows.sizes)
 
 
-BUILT_IN = (CumulativeMean, ExponentialWindow, WenUpdate)
+BUILT_IN = (CumulativeMean, FadingMean, ExponentialWindow, WenUpdate)
 
 
 def as_updater(caller: str, updater: Any) -> Updater:

@@ -14,11 +14,11 @@ from tf_centers.tables import EmbedCenters, Table, add_counts, as_table
 CentersLike = Union[str, EmbedCenters, Variable]
 
 
-def find_table(caller: str, centers: CentersLike, counts: str = "existing") -> Table:
+def find_table(caller: str, centers: CentersLike, counts: Any = "existing") -> Table:
     """Turns what a caller passed as `centers` into a checked table.
 
-    `counts` is "ignore", "existing" for those that there are, or "required" to create them beside
-    the centers if there are none.
+    `counts` is "ignore", "existing" for those that there are, or a dtype to create them beside the
+    centers if there are none; counts that exist may be of another, but not where float64 is needed.
     """
     given = centers if isinstance(centers, EmbedCenters) else EmbedCenters(centers)
     if isinstance(given.ctrs, str):
@@ -28,16 +28,22 @@ def find_table(caller: str, centers: CentersLike, counts: str = "existing") -> T
     if counts == "ignore":
         return table
     found = find_counts(table.name) if given.counts is None else given.counts
-    if found is None and counts == "required":
+    if found is None and counts != "existing":
         if in_tf2_code():
             raise ValueError(
                 f"{caller}: this updater needs counts, and outside of a graph they are not found "
-                "by name; pass centers=EmbedCenters(ctrs, counts) with counts an int64 variable "
-                f"of shape [{table.shape[0]}]"
+                f"by name; pass centers=EmbedCenters(ctrs, counts) with counts a {counts.name} "
+                f"variable of shape [{table.shape[0]}]"
             )
-        found = make_counts(caller, table)
+        found = make_counts(caller, table, counts)
     if found is not None:
-        return add_counts(caller, table, found)
+        table = add_counts(caller, table, found)
+        if counts == tf.float64 != table.shards[0].counts.dtype.base_dtype:
+            raise ValueError(
+                f"{caller}: this updater needs counts that can fade, got int64 in "
+                f"{counts_name(table.name)}; create them with count_dtype=tf.float64"
+            )
+        return table
     notes("no counts").setdefault(table.name, set()).add(caller)  # to warn of counts made later
     return table
 
@@ -74,13 +80,13 @@ def counts_name(name: str) -> str:
     return f"{name}_count"
 
 
-def make_counts(caller: str, table: Table, initial: Any = 0) -> Any:
+def make_counts(caller: str, table: Table, dtype: tf.DType, initial: Any = 0) -> Any:
     """Creates the counts of a table, split and placed as its centers are."""
     full_name = counts_name(table.name)
     scope, _, name = full_name.rpartition("/")
     ctrs = [shard.ctrs for shard in table.shards]
 
-    def initialize(shape: Any, dtype: Any = tf.int64, partition_info: Any = None) -> tf.Tensor:
+    def initialize(shape: Any, dtype: Any = dtype, partition_info: Any = None) -> tf.Tensor:
         start = partition_info.var_offset[0] if partition_info is not None else 0
         rows = initial if np.ndim(initial) == 0 else initial[start : start + shape[0]]
         return zeros(shape, dtype) + rows
@@ -115,10 +121,10 @@ def make_counts(caller: str, table: Table, initial: Any = 0) -> Any:
             how["partitioner"] = lambda **_: [len(ctrs)]
         new_scope = tf.VariableScope(reuse=False, name=scope)
         stack.enter_context(tf.variable_scope(new_scope, auxiliary_name_scope=False))
-        return tf.get_variable(name, table.shape[:1], tf.int64, initialize, **how)
+        return tf.get_variable(name, table.shape[:1], dtype, initialize, **how)
 
 
-def make_counts_on_servers(table: Table, initial: Any) -> List[Any]:
+def make_counts_on_servers(table: Table, dtype: tf.DType, initial: Any) -> List[Any]:
     """As `make_counts`, for each shard on the parameter servers of TF2 code."""
     counts = []
     for part, shard in enumerate(table.shards):
@@ -126,7 +132,7 @@ def make_counts_on_servers(table: Table, initial: Any) -> List[Any]:
         rows = initial if np.ndim(initial) == 0 else initial[start:stop]
         name = counts_name(table.name) + (f"/part_{part}" if table.partitioned else "")
         with tf.distribute.get_strategy().extended.colocate_vars_with(shard.ctrs):
-            counts.append(Variable(zeros([stop - start], tf.int64) + rows, False, name=name))
+            counts.append(Variable(zeros([stop - start], dtype) + rows, False, name=name))
     return counts
 
 

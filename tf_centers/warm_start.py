@@ -79,10 +79,13 @@ def warm_start_embed_centers(
         if counts is not None:
             given = arguments.as_row_counts(caller, "counts", counts, num_classes)
         # Only now, so that an error above makes no counts.
-        table = find_table(caller, centers, "existing" if counts is None else "required")
+        table = find_table(caller, centers, "existing" if counts is None else tf.int64)
         count_name = counts_name(ctrs_name)
         if table.has_counts and count_name in saved.shapes:
-            if saved.shapes[count_name] != [num_classes] or not saved.dtypes[count_name].is_integer:
+            fits = saved.dtypes[count_name].is_integer or (
+                saved.dtypes[count_name] == table.shards[0].counts.dtype.base_dtype
+            )
+            if saved.shapes[count_name] != [num_classes] or not fits:
                 form = f"of shape [{num_classes}] and an integer dtype"
                 raise saved.error(f"counts {form}", count_name)
             names, given = [ctrs_name, count_name], None
