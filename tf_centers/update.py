@@ -123,8 +123,8 @@ class ShardUpdate:
         kept = tf.convert_to_tensor(kept)
         if kept.dtype != new.dtype or not kept.shape.is_compatible_with(new.shape):
             raise ValueError(
-                f"{checks.caller}: {name} must return centers [U, {new.shape[1]}] of {new.dtype.name}, "
-                f"got {kept.dtype.name} of shape {kept.shape}"
+                f"{checks.caller}: {name} must return {new.dtype.name} centers "
+                f"[U, {new.shape[1]}], got {kept.dtype.name} of shape {kept.shape}"
             )
         checks.require(
             lambda: (
