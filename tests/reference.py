@@ -1,7 +1,8 @@
 """The oracle: what the updaters mean, in float64 NumPy, one row after the other.
 
 Each rule takes the center of one class, the number of rows the class had before and its rows of
-this batch in order, and returns the new center. None of them knows of row weights.
+this batch in order, and returns the new center. None of them knows of row weights. What counts fade
+by is the `count_decay` of a rule.
 """
 
 import numpy as np
@@ -12,6 +13,13 @@ def cumulative_mean(center, seen, rows):
         center = (seen * center + row) / (seen + 1)
         seen += 1
     return center
+
+
+def fading_mean(center, seen, rows, decay=0.99):
+    mass, total = decay * seen, decay * seen * center
+    for row in rows:
+        mass, total = mass + 1, total + row
+    return total / mass
 
 
 def exponential_window(center, seen, rows, decay=0.95):
@@ -49,6 +57,12 @@ def wen_update(center, seen, rows, alpha=0.5):
     return center - alpha * numerator / denominator
 
 
+def fading(rule, decay):
+    """The rule, and with it what a batch multiplies the counts of all classes with, or None."""
+    rule.count_decay = decay
+    return rule
+
+
 def weighted(weigh):
     """The rule of row weights `weigh(N, k, later)`, right or wrong ones."""
 
@@ -62,13 +76,18 @@ def weighted(weigh):
 
 def apply(rule, ctrs, counts, embeds, labels, mask=None):
     """Returns the centers and counts after one batch; changes none of its arguments."""
-    ctrs, counts = np.array(ctrs, np.float64), np.array(counts, np.int64)
+    decay = getattr(rule, "count_decay", None)
+    ctrs = np.array(ctrs, np.float64)
+    counts = np.array(counts, np.int64 if decay is None else np.float64)
     rows_of = {}
     for position, label in enumerate(labels):
         if mask is None or mask[position]:
             rows_of.setdefault(int(label), []).append(np.array(embeds[position], np.float64))
     for label, rows in rows_of.items():
-        ctrs[label] = rule(ctrs[label], int(counts[label]), rows)
+        ctrs[label] = rule(ctrs[label], counts[label].item(), rows)
+    if rows_of and decay is not None:
+        counts *= decay
+    for label, rows in rows_of.items():
         counts[label] += len(rows)
     return ctrs, counts
 

@@ -28,9 +28,9 @@ def as_called(how, step, **kwargs):
     return step if how == "eager" else tensorflow.function(step, **kwargs)
 
 
-def eager_centers():
+def eager_centers(count_dtype="int64"):
     """The variables of TF2 code, at zero."""
     return tf_centers.EmbedCenters(
         tensorflow.Variable(np.zeros([C, D], np.float32)),
-        tensorflow.Variable(np.zeros([C], np.int64)),
+        tensorflow.Variable(np.zeros([C], count_dtype)),
     )

@@ -20,6 +20,7 @@ class Entry(NamedTuple):
       weigh: `(N, k, later)`, the row weights as its docstring states them, with this rate.
       wrong: row weights that are wrong in a likely way, by what is wrong with them.
       needs_counts: whether the weights depend on N.
+      fades: whether counts fade by the rate.
     """
 
     make: Callable[[Any], tf_centers.Updater]
@@ -28,15 +29,25 @@ class Entry(NamedTuple):
     weigh: Callable[..., Any]
     wrong: Dict[str, Callable[..., Any]]
     needs_counts: bool = False
+    fades: bool = False
 
     @property
     def updater(self):
         return self.make(self.rate)
 
-    def rule(self, center, seen, rows):
+    @property
+    def count_decay(self):
+        return self.rate if self.fades else None
+
+    @property
+    def count_dtype(self):
+        return "float64" if self.fades else "int64"
+
+    @property
+    def rule(self):
         """The rule of the oracle with this rate, for `reference.apply`."""
         rates = [] if self.rate is None else [self.rate]
-        return self.formula(center, seen, rows, *rates)
+        return reference.fading(lambda *state: self.formula(*state, *rates), self.count_decay)
 
 
 class Weighted(tf_centers.Updater):
@@ -44,8 +55,8 @@ class Weighted(tf_centers.Updater):
 
     needs_counts = True
 
-    def __init__(self, weigh):
-        self.weigh = weigh
+    def __init__(self, weigh, count_decay=None):
+        self.weigh, self.count_decay = weigh, count_decay
 
     def row_weights(self, rows):
         return self.weigh(rows.seen, rows.sizes, rows.later)
@@ -63,6 +74,20 @@ UPDATERS = {
             "initial value as a row": lambda n, k, later: 1 / (n + k + 1),
         },
         needs_counts=True,
+    ),
+    "fading": Entry(
+        make=tf_centers.FadingMean,
+        rate=0.8,
+        formula=reference.fading_mean,
+        weigh=lambda n, k, later: 1 / (0.8 * n + k),
+        wrong={
+            "nothing fades": lambda n, k, later: 1 / (n + k),
+            "the rows fade too": lambda n, k, later: 1 / (0.8 * (n + k)),
+            "once a row": lambda n, k, later: 1 / (0.8**k * n + k),
+            "N forgotten": lambda n, k, later: 1 / k,
+        },
+        needs_counts=True,
+        fades=True,
     ),
     "window": Entry(
         make=tf_centers.ExponentialWindow,

@@ -146,8 +146,9 @@ class ComputeCenter(keras.layers.Layer):  # type: ignore[misc]
         self.ctrs = self.add_weight(
             name="ctrs", shape=shape, dtype=self._dtype_of_ctrs, initializer=self.initializer, **how
         )
+        dtype = "int64" if self.updater.count_decay is None else "float64"
         self.counts = self.add_weight(
-            name="counts", shape=shape[:1], dtype="int64", initializer="zeros", **how
+            name="counts", shape=shape[:1], dtype=dtype, initializer="zeros", **how
         )
         super().build(input_shape)
 

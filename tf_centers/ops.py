@@ -208,9 +208,11 @@ def lookup_embed_centers(
 
 def counts_for(updater: Updater, updates: bool = True) -> Any:
     """What `find_table` does about counts."""
-    if updates and (updater.needs_counts or updater.fades):
-        return tf.float64 if updater.fades else tf.int64
-    return "existing" if updates else "ignore"
+    if not updates:
+        return "ignore"
+    if updater.count_decay is not None:
+        return tf.float64
+    return tf.int64 if updater.needs_counts else "existing"
 
 
 def update_or_look_up(

@@ -62,7 +62,9 @@ class Updater:
     Attributes:
       needs_counts: whether the weights depend on `rows.seen`. If so, counts are created in a graph
         that has none.
-      fades: whether counts fade, by `count_decay`. If so, they must be float64.
+      count_decay: None, or what every update multiplies the counts of all classes with before it
+        counts its rows: a float, or a scalar float tensor or variable, in [0, 1]. With it, counts
+        must be float64.
 
     Examples:
       >>> class MoveTenthOfTheWayToTheMean(Updater):
@@ -78,7 +80,7 @@ class Updater:
     """
 
     needs_counts = False
-    fades = False
+    count_decay: Any = None
 
     def row_weights(self, rows: Rows) -> tf.Tensor:
         """The weight w of each row.
@@ -92,28 +94,30 @@ class Updater:
         """
         raise NotImplementedError(f"{type(self).__name__} must define row_weights(rows)")
 
-    def count_decay(self, rows: Rows) -> tf.Tensor:
-        """What an update multiplies the counts of all classes with, before it counts its rows.
-
-        A float64 scalar in [0, 1], from `rows.rate`; asked only if the updater `fades`.
-        """
-        raise NotImplementedError(f"{type(self).__name__} must define count_decay(rows)")
-
 
 class Weigher:
-    """The row weights of one update. Tensor parameters of its updater are read and checked once."""
+    """The row weights of one update. Tensor parameters of its updater are read and checked once.
 
-    def __init__(self, checks: Checks, updater: Updater) -> None:
-        self.needs_counts = updater.needs_counts
-        self.checks, self.updater = checks, updater
+    Attributes:
+      needs_counts: as the updater has it.
+      count_decay: as the updater has it, but a float64 scalar, or None.
+    """
+
+    def __init__(self, checks: Checks, updater: Updater, batch_size: tf.Tensor) -> None:
+        self.needs_counts, self.count_decay = updater.needs_counts, None
+        self.checks, self._updater = checks, updater
         self._rates: Dict[Tuple[str, bool, int], tf.Tensor] = {}
+        if updater.count_decay is not None:
+            decay = self.read_rate("decay", updater.count_decay, False)
+            # Without a row in any shard, nothing is updated, so nothing fades.
+            self.count_decay = tf.where(batch_size > 0, decay, tf.ones_like(decay))
 
     def weigh(self, rows: Rows, check: bool) -> tf.Tensor:
         """The weight `[R]` of each row."""
-        given, dtype = self.updater.row_weights(rows), rows.dtype
-        if hasattr(self.updater.row_weights, "is_valid"):
+        given, dtype = self._updater.row_weights(rows), rows.dtype
+        if hasattr(self._updater.row_weights, "is_valid"):
             return given
-        name = f"{type(self.updater).__name__}.row_weights"
+        name = f"{type(self._updater).__name__}.row_weights"
         expected = f"{self.checks.caller}: {name} must return [R] weights of {dtype.name}"
         try:
             weights = tf.convert_to_tensor(given)

@@ -43,11 +43,11 @@ def update_table(
     """
     checks.require_finite(batch.embeds)
     labels, places = _split(checks, table, batch.labels, updates=True)
-    weigher = Weigher(checks, updater)
+    weigher = Weigher(checks, updater, tf.size(batch.labels))
     dense, replicated = not batch.stop_gradient, table.replicas > 1
     # Taken here, so that each machine is sent only its own rows.
     embeds = [take(batch.embeds, own, dense) for own in places] or [batch.embeds]
-    prepare = partial(ShardUpdate, weigher, table, tf.size(batch.labels), dense)
+    prepare = partial(ShardUpdate, weigher, table, dense)
     each = zip(table.shards, embeds, labels)
     updates = _on_each(table, [partial(prepare, *own) for own in each])
     locks: List[Any] = []
@@ -59,8 +59,7 @@ def update_table(
                 with tf.control_dependencies([barrier(inputs)] if replicated else inputs):
                     locks += take_locks(table.shards)
             with tf.control_dependencies(locks):
-                ready = _on_each(table, [update.compute for update in updates])
-            ready += checks.ops
+                ready = sum(_on_each(table, [update.compute for update in updates]), checks.ops)
             if places:
                 ready = [tf.group(*ready)]  # which gathers them once for each machine
             if replicated and not use_locking:

@@ -92,7 +92,7 @@ def as_table(caller: str, ctrs: Any) -> Table:
                 f"got a shard of shape {shard.shape} in {name}"
             )
     copies = tuple(zip(*[map(EmbedCenters, replicas.copies(shard)) for shard in shards]))
-    constraint = getattr(ctrs if shards[0] is ctrs else shards[0], "constraint", None)
+    constraint = getattr(shards[0], "constraint", None)
     return Table(name, shape.as_list(), shards[0] is not ctrs, copies, num_replicas, constraint)
 
 

@@ -37,15 +37,13 @@ class ShardUpdate:
         self,
         weigher: Weigher,
         table: Table,
-        batch_size: Any,
         dense: bool,
         shard: EmbedCenters,
         embeds: Any,
         labels: Any,
     ) -> None:
         """Groups embeddings `[R, D]`, in the dtype of ctrs, by labels `[R]`, and weighs them."""
-        self._weigher, self._shard, self._dense = weigher, shard, dense
-        self._table, self._batch_size = table, batch_size
+        self._weigher, self._table, self._dense, self._shard = weigher, table, dense, shard
         # Group by class: the i-th row belongs to classes[index[i]]. Sorting keeps the batch order
         # within each class, since top_k takes the first of equals first.
         self._classes, self._index, self._sizes = tf.unique_with_counts(labels)
@@ -62,20 +60,18 @@ class ShardUpdate:
         With it has arrived whatever the row weights take from outside, which may depend on another
         update that takes the same lock.
         """
+        needed = [self._index, self._classes]
+        if self._weigher.count_decay is not None:
+            needed.append(self._weigher.count_decay)
         if self._sums is not None:
-            return [*self._sums, self._index, self._classes]
+            return [*self._sums, *needed]
         early = self._weigh(read_rows(self._shard.counts, self._classes), check=False)
-        return [early, self._embeds, self._index, self._classes, tf.identity(self._batch_size)]
+        return [early, self._embeds, *needed]
 
-    def compute(self) -> tf.Tensor:
-        """Reads the shard and computes its new centers, `[U, D]`, and its counts if they fade."""
-        fades = self._weigher.updater.fades
-        if fades:
-            counts = read_range(self._shard.counts, 0, self._shard.counts.shape.as_list()[0])
-            seen = tf.gather(counts, self._classes)
-        elif self._weigher.needs_counts:
-            seen = read_rows(self._shard.counts, self._classes)
+    def compute(self) -> List[tf.Tensor]:
+        """Reads the shard; returns its new centers, `[U, D]`, and all its counts if they fade."""
         if self._sums is None:
+            seen = read_rows(self._shard.counts, self._classes)
             self._sums = self._sum(self._weigh(seen))
         total, pull = self._sums
         self._old = tf.stop_gradient(read_rows(self._shard.ctrs, self._classes))
@@ -86,15 +82,13 @@ class ShardUpdate:
         if self._table.constraint is not None:
             new = self._constrain(self._table.constraint(new), new)
         self._new = tf.cast(new, self._old.dtype)
-        if not fades:
-            return self._new
-        decay = self._weigher.updater.count_decay(self._rows(seen))
-        # Without a row in any shard, nothing is updated, so nothing fades.
-        kept = tf.where(self._batch_size > 0, decay, tf.ones_like(decay)) * counts
-        more = tf.cast(self._sizes, counts.dtype)
-        self._counts = tf.tensor_scatter_add(kept, tf.expand_dims(self._classes, 1), more)
-        with tf.control_dependencies([self._counts]):
-            return tf.identity(self._new)
+        decay, counts = self._weigher.count_decay, self._shard.counts
+        if decay is None:
+            return [self._new]
+        faded = decay * read_range(counts, 0, counts.shape.as_list()[0])
+        more = tf.cast(self._sizes, faded.dtype)
+        self._counts = tf.tensor_scatter_add(faded, tf.expand_dims(self._classes, 1), more)
+        return [self._new, self._counts]
 
     def rows(self, read: str) -> tf.Tensor:
         """The center of each row, `[R, D]`, "before" or "after" the update."""
@@ -104,23 +98,21 @@ class ShardUpdate:
         """Writes the new centers and counts the rows; returns ops for control dependencies."""
         writes = [write_rows(self._shard.ctrs, self._classes, self._new)]
         counts = self._shard.counts
-        if self._weigher.updater.fades:
+        if self._weigher.count_decay is not None:
             writes.append(write_first_rows(counts, self._counts))
         elif counts is not None:
             more = tf.cast(self._sizes, counts.dtype.base_dtype)
             writes.append(add_to_rows(counts, self._classes, more))
         return writes
 
-    def _rows(self, seen: Optional[tf.Tensor]) -> Rows:
-        return Rows(self._dtype, self._weigher.read_rate, self._group, self._sizes, seen)
-
     def _weigh(self, seen: Optional[tf.Tensor] = None, check: bool = True) -> tf.Tensor:
-        return tf.expand_dims(tf.stop_gradient(self._weigher.weigh(self._rows(seen), check)), 1)
+        rows = Rows(self._dtype, self._weigher.read_rate, self._group, self._sizes, seen)
+        return tf.expand_dims(tf.stop_gradient(self._weigher.weigh(rows, check)), 1)
 
     def _constrain(self, kept: Any, new: tf.Tensor) -> tf.Tensor:
         """Checks what the constraint of the table returned for new centers `[U, D]`."""
         checks, name = self._weigher.checks, f"the constraint of {self._table.name}"
-        kept = tf.convert_to_tensor(kept)
+        kept, dtype = tf.convert_to_tensor(kept), self._old.dtype  # may overflow in half precision
         if kept.dtype != new.dtype or not kept.shape.is_compatible_with(new.shape):
             raise ValueError(
                 f"{checks.caller}: {name} must return {new.dtype.name} centers "
@@ -129,7 +121,7 @@ class ShardUpdate:
         checks.require(
             lambda: (
                 tf.reduce_all(tf.equal(tf.shape(kept), tf.shape(new)))
-                & tf.reduce_all(tf.is_finite(kept))
+                & tf.reduce_all(tf.is_finite(tf.cast(tf.cast(kept, dtype), kept.dtype)))
             ),
             f"{name} to return finite centers of the shape that it gets, found",
             kept,

@@ -71,18 +71,18 @@ class FadingMean(Updater):
 
     decay: Any = 0.99
     needs_counts = True
-    fades = True
 
     def __post_init__(self) -> None:
         arguments.check_rate("FadingMean", "decay", self.decay)
 
+    @property
+    def count_decay(self) -> Any:
+        return self.decay
+
     @valid
     def row_weights(self, rows: Rows) -> tf.Tensor:
-        decay = tf.cast(self.count_decay(rows), rows.dtype)
+        decay = tf.cast(rows.rate("decay", self.decay), rows.dtype)
         return _divide(1.0, decay * rows.seen + rows.sizes)
-
-    def count_decay(self, rows: Rows) -> tf.Tensor:
-        return rows.rate("decay", self.decay)
 
 
 @dataclass(frozen=True, eq=False)

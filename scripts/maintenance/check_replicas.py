@@ -122,14 +122,13 @@ def run(strategy, rng):
     replicas = strategy.num_replicas_in_sync
     setting = draw_setting(rng)
     print(setting, flush=True)
-    initial = rng.randn(setting.classes, setting.dims)
+    size = setting.classes, setting.dims
+    how = {"dtype": setting.dtype, "initializer": rng.randn(*size)}
+    if setting.updater in updaters.UPDATERS:
+        how["count_dtype"] = updaters.UPDATERS[setting.updater].count_dtype
     with strategy.scope():
-        copied = tf_centers.create_embed_centers(
-            setting.classes, setting.dims, dtype=setting.dtype, initializer=initial
-        )
-    plain = tf_centers.create_embed_centers(
-        setting.classes, setting.dims, dtype=setting.dtype, initializer=initial
-    )
+        copied = tf_centers.create_embed_centers(*size, **how)
+    plain = tf_centers.create_embed_centers(*size, **how)
 
     # One trace for each setting of sizes: what is static is then static everywhere.
     @tf.function

@@ -128,7 +128,7 @@ def test_a_wrong_batch(training, known, use_resource):
 
 @pytest.mark.parametrize("name", sorted(WITH_RATE))
 def test_a_rate_out_of_range(name, use_resource):
-    make_centers(tf_centers, use_resource)
+    make_centers(tf_centers, use_resource, count_dtype=WITH_RATE[name].count_dtype)
     rate = tf.placeholder_with_default(0.5, [])
     result = tf_centers.get_embed_centers(EMBEDS, LABELS, WITH_RATE[name].make(rate))
     message = r"get_embed_centers: expected (decay|alpha) in \[0, 1[\])], found"

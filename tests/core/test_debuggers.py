@@ -61,7 +61,9 @@ WITHOUT_UPDATE = ("lookup", "summary")
 def run(name, use_resource, debugger=lambda session: session, more=lambda: ()):
     """Runs a call on a table of zeros, with repeated labels and on an empty batch too."""
     embeds, labels = placeholders()
-    centers = make_centers(tf_centers, use_resource)
+    entry = UPDATERS.get(name.split(" at ")[0], MEAN)
+    how = {"count_dtype": getattr(entry, "count_dtype", "int64")}
+    centers = make_centers(tf_centers, use_resource, **how)
     fetches = [CALLS[name](embeds, labels, centers), more()]
     with tf.Session() as session:
         session.run(tf.global_variables_initializer())

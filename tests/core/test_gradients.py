@@ -13,7 +13,7 @@ B, T = 9, 3
 # How the batch comes; one updater that needs counts goes all ways, and one that does not.
 WAYS = ["masked", "locked", "switch", "shards", "static", "rank unknown", "steps", "masked steps"]
 CASES = [(name, "plain") for name in sorted(UPDATERS)]
-CASES += [(name, way) for name in ("window", "debiased") for way in WAYS]
+CASES += [(name, way) for name in ("window", "debiased", "fading") for way in WAYS]
 
 
 @pytest.mark.parametrize("name, way", CASES)
@@ -25,9 +25,8 @@ def test_derivatives_are_the_row_weights(name, way, use_resource, warnings, recw
     assert "masked" not in way or not mask.all()
     axes = [B // T, T] if "steps" in way else [B]
     shape = {"static": [B, D], "rank unknown": None}.get(way, [None] * len(axes) + [D])
-    centers = make_centers(
-        tf_centers, use_resource, shards=3 if way == "shards" else None, dtype=tf.float64
-    )
+    how = dict(dtype=tf.float64, count_dtype=UPDATERS[name].count_dtype)
+    centers = make_centers(tf_centers, use_resource, shards=3 if way == "shards" else None, **how)
     holder = tf.placeholder(tf.float64, shape)
     rows = tf_centers.get_embed_centers(
         holder,

@@ -39,7 +39,7 @@ def test_without_soft_placement(table, batch, locking, training, use_resource, c
 @pytest.mark.parametrize("short", ["ctrs", "counts"])
 def test_nothing_is_written_where_one_variable_is_short(short, name, call):
     """A checkpoint of fewer classes restores into a resource variable, and nothing says so."""
-    centers = make_centers(tf_centers, True, 7, 2)
+    centers = make_centers(tf_centers, True, 7, 2, count_dtype=UPDATERS[name].count_dtype)
     variable = getattr(centers, short)
     value = tf.placeholder(variable.dtype)
     shorter = tf.raw_ops.AssignVariableOp(resource=variable.handle, value=value)

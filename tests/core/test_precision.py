@@ -65,9 +65,9 @@ def test_the_loss_of_a_masked_row_is_zero(read, axes, dtype, use_resource):
 @pytest.mark.parametrize("sign", [1, -1])
 def test_the_mean_of_huge_rows_is_finite(sign, name, use_resource):
     huge, updater = np.float32(sign * 3e38), UPDATERS[name].updater
-    centers = make_centers(
-        tf_centers, use_resource, 3, 2, initializer=tf.constant(huge, tf.float32, [3, 2])
-    )
+    how = dict(initializer=tf.constant(huge, tf.float32, [3, 2]))
+    how.update(count_dtype=UPDATERS[name].count_dtype)
+    centers = make_centers(tf_centers, use_resource, 3, 2, **how)
     rows = tf_centers.get_embed_centers(np.full([4, 2], huge), [1, 1, 1, 1], updater, centers)
     again = tf_centers.update_embed_centers(np.full([4, 2], huge), [1] * 4, updater, centers)
     with initialized_session() as session:

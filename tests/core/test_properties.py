@@ -66,7 +66,7 @@ class Batch(NamedTuple):
 
 
 class Case(NamedTuple):
-    """The state before, float64 `[C, D]` and int64 `[C]`, and batches; values of their dtype."""
+    """The state before, float64 `[C, D]` and integers `[C]`, and batches; values of their dtype."""
 
     setting: Setting
     ctrs: np.ndarray
@@ -144,6 +144,7 @@ class Graph:
             setting.dims,
             setting.shards,
             dtype=setting.ctrs,
+            count_dtype=entry.count_dtype,
         )
         variables = [part for variable in self._centers for part in parts(variable)]
         self._state = [tf.placeholder(v.dtype.base_dtype, v.shape) for v in variables]
@@ -238,7 +239,7 @@ def check_many(run, rule):
 @pytest.mark.parametrize("name, what", WRONG)
 def test_a_wrong_formula_does_not_agree(name, what):
     entry = UPDATERS[name]
-    wrong = reference.weighted(entry.wrong[what])
+    wrong = reference.fading(reference.weighted(entry.wrong[what]), entry.count_decay)
     with pytest.raises(AssertionError, match="(?i)not equal"):
         check_many(lambda case: run_oracle(case, wrong), entry.rule)
 

@@ -9,6 +9,8 @@ from updaters import UPDATERS
 BY_HAND = [
     # (3 * 2 + 4 + 8) / 5 = 18 / 5
     (reference.cumulative_mean, [], 3.6),
+    # 3 rows at 2 count 0.5 each: (0.5 * 3 * 2 + 4 + 8) / (0.5 * 3 + 2) = 15 / 3.5
+    (reference.fading_mean, [0.5], 30 / 7),
     # 0.5 * 2 + 0.5 * 4 = 3, then 0.5 * 3 + 0.5 * 8
     (reference.exponential_window, [0.5], 5.5),
     # the window from zero was 2 * (1 - 1/8) = 1.75; 0.875 + 2 = 2.875, 1.4375 + 4 = 5.4375;
@@ -56,6 +58,18 @@ def test_apply_by_hand():
     np.testing.assert_array_equal(new, [[3, 4], [0, 0], [1.5, 2]])
     np.testing.assert_array_equal(total, [1, 1, 4])
     assert not ctrs.any() and counts.tolist() == [0, 1, 2]
+
+
+def test_counts_that_fade_by_hand():
+    rule = reference.fading(lambda *state: reference.fading_mean(*state, 0.5), 0.5)
+    ctrs, counts = np.array([[2.0], [7.0], [9.0]]), np.array([3, 0, 8])
+    new, total = reference.apply(rule, ctrs, counts, [[4], [8], [1]], [0, 0, 1])
+    # class 0: as above, and 0.5 * 3 + 2 rows; class 2 has no row, but half its count
+    np.testing.assert_allclose(new, [[30 / 7], [1], [9]], rtol=1e-15)
+    np.testing.assert_array_equal(total, [3.5, 1, 4])
+    for rows, mask in (([], None), ([[4], [8], [1]], [False] * 3)):
+        kept = reference.apply(rule, new, total, rows, [0, 0, 1][: len(rows)], mask)
+        np.testing.assert_array_equal(kept[1], total)
 
 
 def test_nearest_by_hand():

@@ -85,7 +85,7 @@ def test_a_program_that_tensorflow_1_can_run_as_well():
 def test_updaters(how, name):
     """Batches of several sizes, an empty one too, in one trace."""
     updater, rule = UPDATERS[name].updater, UPDATERS[name].rule
-    centers, traces = eager_centers(), []
+    centers, traces = eager_centers(UPDATERS[name].count_dtype), []
 
     def step(embeds, labels, mask):
         traces.append(1)
@@ -158,7 +158,8 @@ def test_a_training_step(how, read):
 @pytest.mark.parametrize("name", sorted(WITH_RATE))
 def test_a_schedule(how, name):
     """A variable for a parameter is read at every step, and checked."""
-    entry, rate, centers = UPDATERS[name], tensorflow.Variable(0.5), eager_centers()
+    entry, rate = UPDATERS[name], tensorflow.Variable(0.5)
+    centers = eager_centers(entry.count_dtype)
 
     def step(embeds, labels):
         tf_centers.update_embed_centers(embeds, labels, entry.make(rate), centers)

@@ -10,12 +10,14 @@ from updaters import UPDATERS, Weighted
 import tf_centers
 
 
-def check_against_reference(updater, rule, use_resource):
+def check_against_reference(updater, entry, use_resource):
     """Twelve batches: the returned rows, the centers and the counts are the oracle's."""
     classes, rows, dims = 11, 200, 6
     rng = np.random.RandomState(classes)
     initial = rng.randn(classes, dims)
-    centers = make_centers(tf_centers, use_resource, classes, dims, initializer=initial)
+    centers = make_centers(
+        tf_centers, use_resource, classes, dims, initializer=initial, count_dtype=entry.count_dtype
+    )
     embeds, labels = placeholders(dims)
     result = tf_centers.get_embed_centers(embeds, labels, updater, centers)
     ctrs, counts = initial, np.zeros(classes, np.int64)
@@ -25,7 +27,7 @@ def check_against_reference(updater, rule, use_resource):
             batch_labels = (rng.rand(rows) ** 2 * (classes - 1)).astype(np.int32)
             batch = rng.randn(rows, dims) + batch_labels[:, None] * np.linspace(-1, 2, dims)
             found = session.run(result, {embeds: batch, labels: batch_labels})
-            ctrs, counts = reference.apply(rule, ctrs, counts, batch, batch_labels)
+            ctrs, counts = reference.apply(entry.rule, ctrs, counts, batch, batch_labels)
             found_ctrs, found_counts = session.run(list(centers))
             np.testing.assert_allclose(found, ctrs[batch_labels], rtol=0, atol=1e-4)
             np.testing.assert_allclose(found_ctrs, ctrs, rtol=0, atol=1e-4)
@@ -36,13 +38,13 @@ def check_against_reference(updater, rule, use_resource):
 @pytest.mark.parametrize("name", sorted(UPDATERS))
 def test_agrees_with_reference(name, use_resource):
     entry = UPDATERS[name]
-    check_against_reference(entry.updater, entry.rule, use_resource)
+    check_against_reference(entry.updater, entry, use_resource)
 
 
 @pytest.mark.parametrize("name", sorted(UPDATERS))
 def test_an_updater_of_ones_own(name, use_resource):
     entry = UPDATERS[name]
-    check_against_reference(Weighted(entry.weigh), entry.rule, use_resource)
+    check_against_reference(Weighted(entry.weigh, entry.count_decay), entry, use_resource)
 
 
 @pytest.mark.parametrize("name", sorted(UPDATERS))
@@ -164,6 +166,7 @@ def test_rates_at_the_ends_of_their_range(kind, rate, window, wen, use_resource)
 
 
 WINDOW, WEN = tf_centers.ExponentialWindow, tf_centers.WenUpdate
+FADING = tf_centers.FadingMean
 
 
 @pytest.mark.parametrize(
@@ -180,6 +183,7 @@ WINDOW, WEN = tf_centers.ExponentialWindow, tf_centers.WenUpdate
         (WINDOW, {"debias": True, "duplicates": "mean"}, "debias=True needs duplicates='seq.*mean"),
         (WINDOW, {"debias": True, "duplicates": "sum"}, "debias=True needs duplicates='seq.*sum"),
         (WINDOW, {"debias": "sum"}, "debias must be True or False.*'sum'"),
+        (FADING, {"decay": 1.01}, r"decay .*\[0, 1\], got 1\.01"),
         (WEN, {"alpha": 1.01}, r"alpha .*\[0, 1\], got 1\.01"),
         (WEN, {"alpha": -1}, r"alpha .*\[0, 1\], got -1"),
     ],
@@ -198,6 +202,7 @@ def test_a_rate_that_is_no_scalar_float():
 
 def test_repr_tells_the_parameters():
     assert repr(tf_centers.CumulativeMean()) == "CumulativeMean()"
+    assert repr(tf_centers.FadingMean()) == "FadingMean(decay=0.99)"
     assert repr(tf_centers.WenUpdate(0.2)) == "WenUpdate(alpha=0.2)"
     assert repr(tf_centers.ExponentialWindow()) == (
         "ExponentialWindow(decay=0.95, debias=False, duplicates='sequential')"
