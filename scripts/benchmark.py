@@ -27,7 +27,7 @@ from absl import app, flags  # noqa: E402
 
 import tf_centers  # noqa: E402
 
-DECAY, ALPHA = 0.95, 0.5
+DECAY, ALPHA, FADE = 0.95, 0.5, 0.99
 SIZES = "10/2/128,10/64/512,1000/128/256,1000/128/1024,10000/512/256,10000/512/1024,"
 SIZES += "1000000/128/1024,100000/512/4096"
 SEARCHES = "64/64/64,64/64/4096,64/512/64,1000/128/64,1024/128/1024,4096/64/64,4096/128/64,"
@@ -85,6 +85,23 @@ def dense(ctrs: Any, embeds: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
         return tf.gather(ctrs, labels)
 
 
+def dense_codebook(ctrs: Any, embeds: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
+    """The codebook that VQ-VAE averages, by one-hot rows: `FadingMean` on every class."""
+    num_classes, num_dims = ctrs.shape.as_list()
+    how = {"initializer": tf.ones_initializer(), "trainable": False}
+    sizes, sums = (
+        tf.get_variable("n", [num_classes], **how),
+        tf.get_variable("m", ctrs.shape, **how),
+    )
+    one_hot = tf.one_hot(labels, num_classes)
+    more = tf.reduce_sum(one_hot, axis=0), tf.matmul(one_hot, embeds, transpose_a=True)
+    faded = [FADE * v.read_value() + (1 - FADE) * own for v, own in zip((sizes, sums), more)]
+    writes = [tf.assign(v, new) for v, new in zip((sizes, sums), faded)]
+    writes.append(tf.assign(ctrs, faded[1] / tf.expand_dims(faded[0], 1)))
+    with tf.control_dependencies([write.op for write in writes]):
+        return tf.gather(ctrs, labels)
+
+
 def ours(updater: tf_centers.Updater) -> Callable[..., tf.Tensor]:
     """`get_embed_centers` with one updater."""
     return lambda ctrs, embeds, labels: tf_centers.get_embed_centers(embeds, labels, updater, ctrs)
@@ -101,7 +118,9 @@ CONTENDERS = {
     **{name: ours(updater()) for name, updater in sorted(UPDATERS.items())},
     "eq. (4)": equation_4,
     "dense one-hot": dense,
+    "dense codebook": dense_codebook,
 }
+ONE_HOT = ("dense one-hot", "dense codebook")
 
 
 # The nearest class of each row; labels take no part.
@@ -133,7 +152,7 @@ def time_size(
         labels = tf.placeholder_with_default(held[1], [None])
         fetches, updates = {}, []
         for place, (name, build) in enumerate(contenders.items()):
-            if name == "dense one-hot" and classes * rows > MOST_ONE_HOT:
+            if name in ONE_HOT and classes * rows > MOST_ONE_HOT:
                 continue
             with tf.variable_scope(f"contender_{place}"):
                 initial = tf.random_normal_initializer(seed=0)
@@ -193,7 +212,7 @@ def format_table(runs: List[Dict[str, Any]]) -> str:
     """Figures of one or more runs in Markdown, versions side by side."""
     title = f"TensorFlow {' / '.join(run['tensorflow'] for run in runs)}"
     tables = [
-        _format_timings([run[key] for run in runs], [n for n in names if n != "dense one-hot"])
+        _format_timings([run[key] for run in runs], [n for n in names if n not in ONE_HOT])
         for key, names in (("timings", CONTENDERS), ("searches", SEARCHERS))
     ]
     return "\n\n".join([title] + tables)

@@ -13,7 +13,9 @@ DOCUMENTS = [ROOT / f"{name}.md" for name in ("README", "CONTRIBUTING", "CHANGES
     ROOT.glob("docs/*.md")
 )
 # Their blocks run in tests of their own.
-MIGRATING, LOSSES = ROOT / "docs" / "migrating.md", ROOT / "docs" / "losses.md"
+MIGRATING, LOSSES, BEYOND = (
+    ROOT / "docs" / f"{name}.md" for name in ("migrating", "losses", "beyond_means")
+)
 # What calls return, told in their rows.
 TUPLES = ("EmbedCenters", "NearestCenters")
 LAYERS = [f"keras.{name}" for name in tf_centers.keras.__all__]

@@ -26,12 +26,17 @@ def build_calls(dtype, label_dtype, use_resource, shards):
     partitioner = tf.fixed_size_partitioner(abs(shards)) if shards != 1 else None
     with tf.variable_scope("", use_resource=use_resource, partitioner=partitioner):
         centers = tf_centers.create_embed_centers(13, 5, dtype=dtype)
+        unit = dict(constraint=lambda c: tf.nn.l2_normalize(c, axis=1), count_dtype=tf.float64)
+        fading = tf_centers.create_embed_centers(13, 5, "fading", dtype, **unit)
     where, window = dict(centers=centers, use_locking=shards < 0), tf_centers.ExponentialWindow
     get, args = tf_centers.get_embed_centers, (embeds, labels)
     updaters = [window(0.9, duplicates=way) for way in ("sequential", "mean", "sum")]
     updaters += [tf_centers.CumulativeMean(), tf_centers.WenUpdate(), window(0.9, debias=True)]
     given = dict(mask=mask, is_training=training, **where)
     calls = [get(*args, updater, **given) for updater in updaters]
+    calls += [get(*args, tf_centers.FadingMean(), **dict(given, centers=fading))]
+    calls += [tf.gradients(get(*args, None, fading, stop_gradient=False), embeds)]
+    calls += [tf_centers.nearest_centers(embeds, fading)]
     calls += [get(*args, mask=mask, read="before", **where)]
     calls += [get(embeds[:, tf.newaxis], labels[:, tf.newaxis], **where)]
     calls += [tf.gradients(get(*args, stop_gradient=False, **where), embeds)]
