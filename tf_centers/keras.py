@@ -51,6 +51,7 @@ class ComputeCenter(keras.layers.Layer):  # type: ignore[misc]
       initializer: Keras initializer of the centers: its name, an instance or a configuration.
       num_dims: Python integer D, or None. Builds the layer in its constructor, which a model whose
         `call` does not reach it needs to be restored.
+      constraint: Keras constraint of each center, such as `keras.constraints.UnitNorm(axis=1)`.
       **layer_kwargs: arguments of every layer, such as `name` and `dtype`.
 
     Call arguments:
@@ -93,6 +94,7 @@ class ComputeCenter(keras.layers.Layer):  # type: ignore[misc]
         weight: Any = 1.0,
         initializer: Any = "zeros",
         num_dims: Optional[int] = None,
+        constraint: Any = None,
         **layer_kwargs: Any,
     ) -> None:
         if keras.backend.backend() != "tensorflow":
@@ -105,6 +107,7 @@ class ComputeCenter(keras.layers.Layer):  # type: ignore[misc]
         # Past Keras, which would train a variable that it finds among the attributes of a layer.
         object.__setattr__(self, "_weight", keras_arguments.as_loss_weight(weight))
         self.initializer = keras_arguments.as_initializer(initializer)
+        self.constraint = keras_arguments.as_constraint(constraint)
         self.supports_jit, self.supports_masking = False, True
         self._turns = keras_replicas.Turns()
         # A layer of TensorFlow 1.15 would take its dtype from the labels.
@@ -143,13 +146,11 @@ class ComputeCenter(keras.layers.Layer):  # type: ignore[misc]
                 f"{CALLER}: Keras {keras_arguments.VERSION} casts centers to {self.compute_dtype}; "
                 f"pass dtype={self.variable_dtype!r}, or use Keras 3.2 or later"
             )
-        self.ctrs = self.add_weight(
-            name="ctrs", shape=shape, dtype=self._dtype_of_ctrs, initializer=self.initializer, **how
-        )
+        own = {"initializer": self.initializer, "constraint": self.constraint, **how}
+        self.ctrs = self.add_weight(name="ctrs", shape=shape, dtype=self._dtype_of_ctrs, **own)
         dtype = "int64" if self.updater.count_decay is None else "float64"
-        self.counts = self.add_weight(
-            name="counts", shape=shape[:1], dtype=dtype, initializer="zeros", **how
-        )
+        own = {"initializer": "zeros", **how}
+        self.counts = self.add_weight(name="counts", shape=shape[:1], dtype=dtype, **own)
         super().build(input_shape)
 
     # Without annotations, which the SavedModel of TensorFlow 1.15 cannot hold.
@@ -175,6 +176,7 @@ class ComputeCenter(keras.layers.Layer):  # type: ignore[misc]
         config["weight"] = keras_arguments.weight_to_config(self.weight)
         config["initializer"] = keras.initializers.serialize(self.initializer)
         config["num_dims"] = self.num_dims
+        config["constraint"] = keras.constraints.serialize(self.constraint)
         return config
 
     @classmethod

@@ -55,6 +55,17 @@ def as_initializer(initializer: Any) -> Any:
     return found
 
 
+def as_constraint(constraint: Any) -> Any:
+    """The Keras constraint that a name, a configuration or an instance stands for; None is none."""
+    try:
+        found = keras.constraints.get(constraint)
+    except (TypeError, ValueError):
+        found = "no constraint"
+    if found is not None and not callable(found):
+        raise ValueError(f"{CALLER}: constraint must be a Keras constraint, got {constraint!r}")
+    return found
+
+
 def as_batch(
     inputs: Any, mask: Any, num_classes: int, num_dims: int
 ) -> Tuple[tf.Tensor, tf.Tensor, Optional[tf.Tensor]]:

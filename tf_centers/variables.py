@@ -23,8 +23,11 @@ def find_table(caller: str, centers: CentersLike, counts: Any = "existing") -> T
     given = centers if isinstance(centers, EmbedCenters) else EmbedCenters(centers)
     if isinstance(given.ctrs, str):
         given = given._replace(ctrs=_find_by_scope(caller, given.ctrs))
+    held = given.ctrs
     given = EmbedCenters(*map(unwrap, given))
     table = as_table(caller, given.ctrs)
+    if held is not given.ctrs:  # The variables of Keras 3 keep their constraint to themselves.
+        table = table._replace(constraint=held.constraint)
     if counts == "ignore":
         return table
     found = find_counts(table.name) if given.counts is None else given.counts

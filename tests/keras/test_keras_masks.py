@@ -116,3 +116,18 @@ def test_a_weight_that_changes(make):
     for wrong in (make([0.5]), tensorflow.Variable(1)):
         with pytest.raises(ValueError, match="^ComputeCenter: weight must be a scalar variable"):
             ComputeCenter(C, weight=wrong)
+
+
+def test_a_constraint_is_applied_saved_and_checked():
+    labels, embeds = keras.Input([1], dtype="int64"), keras.Input([2])
+    unit = keras.constraints.UnitNorm(axis=1)
+    layer = ComputeCenter(3, MEAN, constraint=unit)
+    model = keras.Model([labels, embeds], layer([labels, embeds]))
+    model.compile("sgd")
+    for _ in range(2):  # ((0.6, 0.8) * 1 + (6, 8)) / 2, and of norm 1 again
+        model.train_on_batch([np.array([[1]]), np.array([[6.0, 8.0]])])
+    np.testing.assert_allclose(layer.get_weights()[0], [[0, 0], [0.6, 0.8], [0, 0]], rtol=1e-5)
+    twin = ComputeCenter.from_config(layer.get_config())
+    assert twin.constraint.get_config() == unit.get_config()
+    with pytest.raises(ValueError, match="constraint must be a Keras constraint, got 'round'"):
+        ComputeCenter(3, constraint="round")
