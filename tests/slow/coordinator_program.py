@@ -111,17 +111,20 @@ def updaters(coordinator):
     random = np.random.RandomState(3)
     for name, entry in UPDATERS.items():
         ctrs, counts = random.randn(60, 5).astype(np.float32), random.randint(4, size=60)
-        centers = coordinator.create(60, 5, initializer=ctrs, initial_counts=counts)
+        how = {"initial_counts": counts, "count_dtype": entry.count_dtype}
+        centers = coordinator.create(60, 5, initializer=ctrs, **how)
         step = updater_step(centers, entry.updater, use_locking=True)
         for _ in range(2):
             for number in range(20):
                 labels = number + 20 * random.randint(3, size=12)
                 batch = draw(random, labels, 5)
                 coordinator.schedule(step, args=batch)
+                if entry.count_decay is not None:  # Every update fades the counts of all classes.
+                    coordinator.join()
                 ctrs, counts = reference.apply(entry.rule, ctrs, counts, *map(np.array, batch))
             coordinator.join()
         found = servers.read(centers)
-        np.testing.assert_array_equal(found[1], counts)
+        np.testing.assert_allclose(found[1], counts, 1e-12, err_msg=name)
         np.testing.assert_allclose(found[0], ctrs, 1e-5, 1e-5, err_msg=name)
 
 
