@@ -59,7 +59,7 @@ def keras(session: nox.Session, keras: str) -> None:
 @nox.session
 def docs(session: nox.Session) -> None:
     """The site, in site/, after a run of the tutorial from a clean kernel."""
-    session.install("-q", "-e", ".[cpu,docs]")
+    session.install("-q", "-e", ".[cpu,train,docs]")
     notebook = "python -m nbconvert --to notebook --execute --inplace --log-level=ERROR"
     options = "--ExecutePreprocessor.record_timing=False docs/tutorial.ipynb"
     session.run(*notebook.split(), *options.split())
