@@ -92,7 +92,8 @@ def as_table(caller: str, ctrs: Any) -> Table:
                 f"got a shard of shape {shard.shape} in {name}"
             )
     copies = tuple(zip(*[map(EmbedCenters, replicas.copies(shard)) for shard in shards]))
-    constraint = getattr(shards[0], "constraint", None)
+    # In TensorFlow 1.15 the variable of a strategy has none, but its copies do.
+    constraint = getattr(copies[0][0].ctrs, "constraint", None)
     return Table(name, shape.as_list(), shards[0] is not ctrs, copies, num_replicas, constraint)
 
 
