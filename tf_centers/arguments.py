@@ -81,6 +81,16 @@ def as_row_counts(caller: str, name: str, value: Any, num_classes: int) -> np.nd
     return counts
 
 
+def as_dtype(caller: str, name: str, value: Any, choices: Tuple[tf.DType, ...]) -> tf.DType:
+    """Returns the dtype among the choices that a value stands for."""
+    for choice in choices:
+        if choice == value:
+            return choice
+    allowed = " or ".join(f"tf.{choice.name}" for choice in choices)
+    got = getattr(value, "name", repr(value))
+    raise TypeError(f"{caller}: {name} must be {allowed}, got {got}")
+
+
 def check_choice(caller: str, name: str, value: Any, choices: Tuple[Any, ...]) -> None:
     """Raises a `ValueError` unless the value is one of the choices, of their type."""
     if not isinstance(value, type(choices[0])) or value not in choices:

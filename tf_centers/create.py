@@ -61,8 +61,9 @@ def create_embed_centers(
       TypeError: sizes or counts not integers, a scope not a string, a dtype of another kind, a
         constraint that cannot be called.
       ValueError: a size below 1, a count below 0, not one count per class; existing `ctrs` of
-        another shape or dtype, or in a scope that does not reuse them; a partitioner that splits
-        columns; several replicas before TensorFlow 2.4; a call inside a `tf.function`.
+        another shape or dtype, without a constraint where one is given, or in a scope that does
+        not reuse them; existing counts of another dtype; a partitioner that splits columns;
+        several replicas before TensorFlow 2.4; a call inside a `tf.function`.
     """
     caller = "create_embed_centers"
     if in_tf2_code() and not tf.executing_eagerly():
@@ -74,14 +75,8 @@ def create_embed_centers(
     num_dims = arguments.as_size(caller, "num_dims", num_dims)
     if not isinstance(scope, str):
         raise TypeError(f"{caller}: scope must be a string, got {scope!r}")
-    floating = [known for known in FLOAT_DTYPES if known == dtype]
-    if not floating:
-        got = getattr(dtype, "name", repr(dtype))
-        raise TypeError(f"{caller}: dtype must be a floating dtype, got {got}")
-    dtype = floating[0]
-    if count_dtype not in COUNT_DTYPES:
-        got = getattr(count_dtype, "name", repr(count_dtype))
-        raise TypeError(f"{caller}: count_dtype must be tf.int64 or tf.float64, got {got}")
+    dtype = arguments.as_dtype(caller, "dtype", dtype, FLOAT_DTYPES)
+    count_dtype = arguments.as_dtype(caller, "count_dtype", count_dtype, COUNT_DTYPES)
     if constraint is not None and not callable(constraint):
         raise TypeError(f"{caller}: constraint must be a function or None, got {constraint!r}")
     initial = arguments.as_row_counts(caller, "initial_counts", initial_counts, num_classes)
@@ -100,14 +95,20 @@ def create_embed_centers(
     if table.shape != shape or table.dtype != dtype:
         found = f"found shape {table.shape} and {table.dtype.name}"
         raise ValueError(f"{caller}: expected {name} of shape {shape} and {dtype.name}, {found}")
+    if constraint is not None and table.constraint is None:
+        raise ValueError(f"{caller}: expected {name} with a constraint, found it without one")
     counts = find_counts(table.name)
     if counts is None and on_tf2_server(table.shards[0].ctrs):
-        counts = make_counts_on_servers(table, tf.as_dtype(count_dtype), initial)
+        counts = make_counts_on_servers(table, count_dtype, initial)
         # The ShardedVariable of a strategy has no public name.
         counts = type(ctrs)(counts) if table.partitioned else counts[0]
     elif counts is None:
-        counts = make_counts(caller, table, tf.as_dtype(count_dtype), initial)
-    add_counts(caller, table, counts)  # which checks them
+        counts = make_counts(caller, table, count_dtype, initial)
+    found = add_counts(caller, table, counts).shards[0].counts.dtype.base_dtype
+    if found != count_dtype:
+        raise ValueError(
+            f"{caller}: expected the counts of {name} of {count_dtype.name}, found {found.name}"
+        )
     return EmbedCenters(ctrs, counts)
 
 

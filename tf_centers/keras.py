@@ -1,12 +1,12 @@
 """The centers as a Keras layer. Importing it imports Keras, unlike `import tf_centers`."""
 
-import inspect
 from typing import Any, Dict, Optional
 
 import tensorflow.compat.v1 as tf
 from tensorflow import Variable, keras
 
 from tf_centers import arguments, keras_arguments, keras_replicas, replicas
+from tf_centers.access import on_tf2_server
 from tf_centers.batch import check_batch
 from tf_centers.checks import Checks
 from tf_centers.distances import center_loss
@@ -106,8 +106,9 @@ class ComputeCenter(keras.layers.Layer):  # type: ignore[misc]
         self.updater = as_updater(CALLER, updater)
         # Past Keras, which would train a variable that it finds among the attributes of a layer.
         object.__setattr__(self, "_weight", keras_arguments.as_loss_weight(weight))
-        self.initializer = keras_arguments.as_initializer(initializer)
-        self.constraint = keras_arguments.as_constraint(constraint)
+        as_keras = keras_arguments.as_keras
+        self.initializer = as_keras("initializer", initializer)
+        self.constraint = None if constraint is None else as_keras("constraint", constraint)
         self.supports_jit, self.supports_masking = False, True
         self._turns = keras_replicas.Turns()
         # A layer of TensorFlow 1.15 would take its dtype from the labels.
@@ -139,7 +140,7 @@ class ComputeCenter(keras.layers.Layer):  # type: ignore[misc]
         shape = [self.num_classes, num_dims]
         how: Dict[str, Any] = {"trainable": False}
         for parameter, autocast in (("autocast", "autocast"), ("kwargs", "experimental_autocast")):
-            if _takes(self.add_weight, parameter):
+            if keras_arguments.takes(self.add_weight, parameter):
                 how[autocast] = False
         if len(how) == 1 and self.compute_dtype != self.variable_dtype:
             raise NotImplementedError(
@@ -208,10 +209,11 @@ class ComputeCenter(keras.layers.Layer):  # type: ignore[misc]
         checks.lock_advice = f"call the layer once on the rows of all calls, or {instead}"
         centers = EmbedCenters(self.ctrs, self.counts)
         table = find_table(checks.caller, centers, counts_for(self.updater, updates))
+        lock = on_tf2_server(table.shards[0].ctrs)  # which the functions of all workers update
         turns = updates and keras_replicas.takes_turns(checks, table, training)
         batch = check_batch(checks, table, embeds, labels, mask, updates and not turns)
         rows = update_or_look_up(
-            checks, table, self.updater, batch, not turns and training, "before", False
+            checks, table, self.updater, batch, not turns and training, "before", lock
         )
         if turns:
             self._turns.update(checks, table, self.updater, batch)
@@ -221,12 +223,9 @@ class ComputeCenter(keras.layers.Layer):  # type: ignore[misc]
         # Keras adds up the losses of a model, which must have one dtype.
         loss = tf.cast(loss, keras.backend.floatx())
         # Keras 2 asks whether a loss belongs to these inputs, or to the layer wherever it is used.
-        self.add_loss(loss, **({"inputs": True} if _takes(self.add_loss, "inputs") else {}))
+        takes_inputs = keras_arguments.takes(self.add_loss, "inputs")
+        self.add_loss(loss, **({"inputs": True} if takes_inputs else {}))
         return distances
-
-
-def _takes(method: Any, parameter: str) -> bool:
-    return parameter in inspect.signature(method).parameters
 
 
 # Lets a model with this layer be loaded without `custom_objects`.
@@ -242,7 +241,8 @@ def _has_variables(layer: ComputeCenter) -> bool:
     Keras 3 may ask before there are variables, and shows a new tensor at each look at the weight;
     under `stateless_call` it shows the one that it was called with.
     """
-    if isinstance(replicas.copies(unwrap(layer.ctrs))[0], Variable):
+    ctrs = replicas.copies(unwrap(layer.ctrs))[0]
+    if isinstance(ctrs, Variable) or hasattr(ctrs, "variables"):  # as one split among servers has
         return True
     if layer.ctrs.value is layer.ctrs.value:
         raise NotImplementedError(f"{CALLER}: stateless_call is not supported")

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import inspect
 import math
 import numbers
 from typing import Any, Dict, Optional, Tuple
@@ -26,6 +27,11 @@ _ONE = f"one of {', '.join(_UPDATERS)}"
 _WHOLE_BELOW = {tf.bfloat16: 2**8, tf.float16: 2**11, tf.float32: 2**24, tf.float64: 2**53}
 
 
+def takes(method: Any, parameter: str) -> bool:
+    """Whether a method of this version of Keras has a parameter."""
+    return parameter in inspect.signature(method).parameters
+
+
 def as_loss_weight(weight: Any) -> Any:
     """Returns a Python float that is finite and at least 0, or a scalar variable as it is."""
     held = unwrap(weight)
@@ -44,25 +50,14 @@ def as_loss_weight(weight: Any) -> Any:
     return float(weight)
 
 
-def as_initializer(initializer: Any) -> Any:
-    """The Keras initializer that a name, a configuration or an instance stands for."""
+def as_keras(kind: str, value: Any) -> Any:
+    """What a name, a configuration or an instance stands for: a Keras initializer or constraint."""
     try:
-        found = keras.initializers.get(initializer)
+        found = getattr(keras, f"{kind}s").get(value)
     except (TypeError, ValueError):
         found = None
     if not callable(found):
-        raise ValueError(f"{CALLER}: initializer must be a Keras initializer, got {initializer!r}")
-    return found
-
-
-def as_constraint(constraint: Any) -> Any:
-    """The Keras constraint that a name, a configuration or an instance stands for; None is none."""
-    try:
-        found = keras.constraints.get(constraint)
-    except (TypeError, ValueError):
-        found = "no constraint"
-    if found is not None and not callable(found):
-        raise ValueError(f"{CALLER}: constraint must be a Keras constraint, got {constraint!r}")
+        raise ValueError(f"{CALLER}: {kind} must be a Keras {kind}, got {value!r}")
     return found
 
 

@@ -41,8 +41,8 @@ def update_table(
     Returns the center of each row, `[R, D]`, "before" or "after" the update, and the ops that have
     to run for the update to be done.
     """
-    checks.require_finite(batch.embeds)
     labels, places = _split(checks, table, batch.labels, updates=True)
+    checks.require_finite(batch.embeds)  # after the split, which so need not wait for it
     weigher = Weigher(checks, updater, tf.size(batch.labels))
     dense, replicated = not batch.stop_gradient, table.replicas > 1
     # Taken here, so that each machine is sent only its own rows.

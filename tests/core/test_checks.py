@@ -131,8 +131,8 @@ CREATE = [
     (dict(num_dims="2"), TypeError, "num_dims must be a Python integer, got '2'"),
     (dict(num_classes=True), TypeError, "num_classes must be a Python integer, got True"),
     (dict(scope=7), TypeError, "scope must be a string, got 7"),
-    (dict(dtype=tf.int32), TypeError, "dtype must be a floating dtype, got int32"),
-    (dict(dtype="no dtype"), TypeError, "dtype must be a floating dtype, got 'no dtype'"),
+    (dict(dtype=tf.int32), TypeError, "dtype must be tf.float16 or .*, got int32"),
+    (dict(dtype="no dtype"), TypeError, "dtype must be tf.float16 or .*, got 'no dtype'"),
     (dict(initializer=np.zeros([3, 4])), ValueError, r"initializer .*\[3, 2\].*4"),
 ]
 K = [
