@@ -10,7 +10,7 @@ import importlib.util
 if importlib.util.find_spec("tensorflow") is None:
     raise ModuleNotFoundError(
         "tf_centers needs TensorFlow 1.15 or newer, in any of its builds, for example: "
-        "pip install 'tf_centers[tensorflow]'"
+        "pip install tensorflow"
     )
 
 from tf_centers.create import create_embed_centers

@@ -41,4 +41,5 @@ def test_without_tensorflow_one_line_says_what_to_install():
     )
     last = run.stderr.decode().splitlines()[-1]
     assert run.returncode == 1
-    assert last.startswith("ModuleNotFoundError: tf_centers needs TensorFlow") and "[tens" in last
+    assert last.startswith("ModuleNotFoundError: tf_centers needs TensorFlow")
+    assert last.endswith("pip install tensorflow")
