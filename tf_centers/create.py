@@ -1,6 +1,6 @@
 """Creates tables of centers."""
 
-from typing import Any, Callable, List, Optional
+from typing import Any, Callable, List, Optional, Union
 
 import tensorflow.compat.v1 as tf
 
@@ -14,6 +14,7 @@ from tf_centers.tables import (
     as_table,
     check_replicas,
 )
+from tf_centers.typing import TensorLike
 from tf_centers.variables import (
     find_counts,
     find_variable,
@@ -29,11 +30,11 @@ def create_embed_centers(
     num_classes: int,
     num_dims: int,
     scope: str = "embed",
-    dtype: Any = tf.float32,
-    initializer: Any = None,
-    initial_counts: Any = 0,
+    dtype: tf.DType = tf.float32,
+    initializer: Optional[Union[Callable[..., Any], TensorLike]] = None,
+    initial_counts: TensorLike = 0,
     constraint: Optional[Callable[[tf.Tensor], tf.Tensor]] = None,
-    count_dtype: Any = tf.int64,
+    count_dtype: tf.DType = tf.int64,
 ) -> EmbedCenters:
     """Creates the variables `<scope>/ctrs` and `<scope>/ctrs_count`.
 

@@ -12,7 +12,8 @@ from tf_centers import arguments
 from tf_centers.access import notes, on_machine_of, read_range
 from tf_centers.checks import Checks, Shaped, as_floats, check_shapes
 from tf_centers.tables import EmbedCenters, Table
-from tf_centers.variables import CentersLike, find_table
+from tf_centers.typing import CentersLike, TensorLike
+from tf_centers.variables import find_table
 
 # Classes searched at a time: no table is copied as a whole, and a row of the batch takes 32 kB.
 # No loop, which some freezers and tf.add_check_numerics_ops refuse.
@@ -32,7 +33,9 @@ class NearestCenters(NamedTuple):
 
 
 @arguments.no_autograph
-def center_loss(embed_batch: Any, embed_ctrs_batch: Any, name: Optional[str] = None) -> tf.Tensor:
+def center_loss(
+    embed_batch: TensorLike, embed_ctrs_batch: TensorLike, name: Optional[str] = None
+) -> tf.Tensor:
     """Half the squared distance of each row to its center.
 
     `0.5 * ||x - c||^2`, the summand of eq. (2) of Wen et al., "A Discriminative Feature Learning
@@ -77,7 +80,7 @@ def center_loss(embed_batch: Any, embed_ctrs_batch: Any, name: Optional[str] = N
 
 @arguments.no_autograph
 def center_distances(
-    embed_batch: Any, centers: CentersLike = "embed", name: Optional[str] = None
+    embed_batch: TensorLike, centers: CentersLike = "embed", name: Optional[str] = None
 ) -> tf.Tensor:
     """Squared Euclidean distance of each row to each center, by a matrix product.
 
@@ -130,14 +133,14 @@ def center_distances(
 
 @arguments.no_autograph
 def nearest_centers(
-    embed_batch: Any, centers: CentersLike = "embed", k: int = 1, name: Optional[str] = None
+    embed_batch: TensorLike, centers: CentersLike = "embed", k: int = 1, name: Optional[str] = None
 ) -> NearestCenters:
     """Finds the k classes whose centers have the smallest Euclidean distance to each row.
 
     If counts exist when this is built, classes never seen are left out. Equal distances are ordered
     by class. A row that is not finite has no nearest classes. The rounding error of
     `center_distances` decides between classes that nearly tie; use a float64 table if embeddings
-    are much farther from the origin than from each other.
+    are much farther from the origin than from each other. Building takes 10 s a million classes.
 
     Args:
       embed_batch: floating `[B, D]`, cast to the dtype of the centers.

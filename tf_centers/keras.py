@@ -14,6 +14,7 @@ from tf_centers.keras_arguments import CALLER
 from tf_centers.ops import counts_for, update_or_look_up
 from tf_centers.row_weights import Updater
 from tf_centers.tables import EmbedCenters
+from tf_centers.typing import KerasLike, LossWeight
 from tf_centers.updaters import as_updater
 from tf_centers.variables import find_table, unwrap
 
@@ -91,10 +92,10 @@ class ComputeCenter(keras.layers.Layer):  # type: ignore[misc]
         self,
         num_classes: int,
         updater: Optional[Updater] = None,
-        weight: Any = 1.0,
-        initializer: Any = "zeros",
+        weight: LossWeight = 1.0,
+        initializer: KerasLike = "zeros",
         num_dims: Optional[int] = None,
-        constraint: Any = None,
+        constraint: Optional[KerasLike] = None,
         **layer_kwargs: Any,
     ) -> None:
         if keras.backend.backend() != "tensorflow":

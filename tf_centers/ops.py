@@ -1,6 +1,6 @@
 """The calls that look centers up and update them."""
 
-from typing import Any, Optional
+from typing import Any, Optional, Union
 
 import tensorflow.compat.v1 as tf
 
@@ -12,19 +12,20 @@ from tf_centers.replicas import scalar
 from tf_centers.row_weights import Updater
 from tf_centers.sharding import read_table, update_table
 from tf_centers.tables import Table
+from tf_centers.typing import CentersLike, Read, Tensor, TensorLike
 from tf_centers.updaters import as_updater
-from tf_centers.variables import CentersLike, find_table
+from tf_centers.variables import find_table
 
 
 @no_autograph
 def get_embed_centers(
-    embed_batch: Any,
-    label_batch: Any,
+    embed_batch: TensorLike,
+    label_batch: TensorLike,
     updater: Optional[Updater] = None,
     centers: CentersLike = "embed",
-    mask: Any = None,
-    is_training: Any = True,
-    read: str = "after",
+    mask: Optional[TensorLike] = None,
+    is_training: Union[bool, Tensor] = True,
+    read: Read = "after",
     use_locking: bool = False,
     validate_args: bool = True,
     stop_gradient: bool = True,
@@ -113,15 +114,15 @@ def get_embed_centers(
 
 @no_autograph
 def update_embed_centers(
-    embed_batch: Any,
-    label_batch: Any,
+    embed_batch: TensorLike,
+    label_batch: TensorLike,
     updater: Optional[Updater] = None,
     centers: CentersLike = "embed",
-    mask: Any = None,
+    mask: Optional[TensorLike] = None,
     use_locking: bool = False,
     validate_args: bool = True,
     name: Optional[str] = None,
-) -> Any:
+) -> Optional[tf.Operation]:
     """Returns an op that updates the centers as `get_embed_centers` does.
 
     For graphs that look up the centers elsewhere and run the update with their train op. A lookup
@@ -165,7 +166,7 @@ def update_embed_centers(
 
 @no_autograph
 def lookup_embed_centers(
-    label_batch: Any, centers: CentersLike = "embed", name: Optional[str] = None
+    label_batch: TensorLike, centers: CentersLike = "embed", name: Optional[str] = None
 ) -> tf.Tensor:
     """Returns the center of each label. Changes nothing.
 

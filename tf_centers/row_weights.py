@@ -1,6 +1,6 @@
 """Row weights: what they may depend on, the class that defines them, and how an update asks it."""
 
-from typing import Any, Callable, Dict, Tuple, TypeVar
+from typing import Any, Callable, Dict, Optional, Tuple, TypeVar
 
 import tensorflow.compat.v1 as tf
 from tensorflow import Variable
@@ -8,6 +8,7 @@ from tensorflow import Variable
 from tf_centers import arguments
 from tf_centers.checks import Checks
 from tf_centers.replicas import scalar
+from tf_centers.typing import Rate
 
 _Method = TypeVar("_Method", bound=Callable[..., Any])
 
@@ -48,7 +49,7 @@ class Rows:
             raise ValueError("Rows.seen: expected an updater with needs_counts = True")
         return tf.cast(tf.gather(self._seen, self._group), self.dtype)
 
-    def rate(self, name: str, value: Any, below_one: bool = False) -> tf.Tensor:
+    def rate(self, name: str, value: Rate, below_one: bool = False) -> tf.Tensor:
         """A parameter as a float64 scalar: a float, or a scalar float tensor or variable.
 
         It must be in [0, 1], or [0, 1) if `below_one`: a float while building, else at run time.
@@ -80,7 +81,7 @@ class Updater:
     """
 
     needs_counts = False
-    count_decay: Any = None
+    count_decay: Optional[Rate] = None
 
     def row_weights(self, rows: Rows) -> tf.Tensor:
         """The weight w of each row.

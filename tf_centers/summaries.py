@@ -9,7 +9,8 @@ from tf_centers.arguments import no_autograph
 from tf_centers.checks import Checks
 from tf_centers.sharding import read_table
 from tf_centers.tables import Table
-from tf_centers.variables import CentersLike, find_table
+from tf_centers.typing import CentersLike
+from tf_centers.variables import find_table
 
 # The most classes that a summary reads, and compares by n * n * D multiplications.
 _MOST_NORMS, _MOST_PAIRED = 16384, 2048

@@ -12,6 +12,7 @@ import tensorflow.compat.v1 as tf
 
 from tf_centers import arguments
 from tf_centers.row_weights import Rows, Updater, valid
+from tf_centers.typing import Duplicates, Rate
 
 # Stands in for a decay of 0, whose logarithm is infinite: its first power already rounds to 0.
 _TINY = 1e-300
@@ -69,14 +70,14 @@ class FadingMean(Updater):
       array([0. , 1.5])
     """
 
-    decay: Any = 0.99
+    decay: Rate = 0.99
     needs_counts = True
 
     def __post_init__(self) -> None:
         arguments.check_rate("FadingMean", "decay", self.decay)
 
     @property
-    def count_decay(self) -> Any:
+    def count_decay(self) -> Rate:  # type: ignore[override]
         return self.decay
 
     @valid
@@ -117,9 +118,9 @@ class ExponentialWindow(Updater):
       array([5., 5.], dtype=float32)
     """
 
-    decay: Any = 0.95
+    decay: Rate = 0.95
     debias: bool = False
-    duplicates: str = "sequential"
+    duplicates: Duplicates = "sequential"
 
     def __post_init__(self) -> None:
         caller = "ExponentialWindow"
@@ -174,7 +175,7 @@ class WenUpdate(Updater):
       array([1.5, 1.5], dtype=float32)
     """
 
-    alpha: Any = 0.5
+    alpha: Rate = 0.5
 
     def __post_init__(self) -> None:
         arguments.check_rate("WenUpdate", "alpha", self.alpha)

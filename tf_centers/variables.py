@@ -2,7 +2,7 @@
 
 import contextlib
 import re
-from typing import Any, Dict, List, Union
+from typing import Any, Dict, List
 
 import numpy as np
 import tensorflow.compat.v1 as tf
@@ -10,8 +10,7 @@ from tensorflow import Variable  # compat.v1's Variable leaves out TF2's resourc
 
 from tf_centers.access import in_tf2_code, is_ref, notes
 from tf_centers.tables import EmbedCenters, Table, add_counts, as_table
-
-CentersLike = Union[str, EmbedCenters, Variable]
+from tf_centers.typing import CentersLike
 
 
 def find_table(caller: str, centers: CentersLike, counts: Any = "existing") -> Table:

@@ -1,25 +1,26 @@
 """Centers from a checkpoint: of other code, with fewer classes or another number of shards."""
 
 import os
-from typing import Any, Dict, List, Optional
+from typing import Any, Dict, List, Optional, Union
 
 import tensorflow.compat.v1 as tf
 
 from tf_centers import arguments
 from tf_centers.access import on_host, on_machine_of, write_first_rows
-from tf_centers.variables import CentersLike, counts_name, find_table
+from tf_centers.typing import CentersLike, TensorLike
+from tf_centers.variables import counts_name, find_table
 
 _LISTED = 20  # tensors of a checkpoint, in a message
 
 
 @arguments.no_autograph
 def warm_start_embed_centers(
-    checkpoint: Any,
+    checkpoint: Union[str, bytes, "os.PathLike[str]"],
     centers: CentersLike = "embed",
     ctrs_name: Optional[str] = None,
-    counts: Any = None,
+    counts: Optional[TensorLike] = None,
     name: Optional[str] = None,
-) -> Any:
+) -> Optional[tf.Operation]:
     """Returns an op that reads the centers of a checkpoint into the first classes of the table.
 
     Run it once, after the initializers. The checkpoint may come from other code, have fewer classes
