@@ -12,16 +12,20 @@ nox.options.default_venv_backend = "venv"  # virtualenv makes none for Python 3.
 nox.options.reuse_venv = "yes"
 nox.options.sessions = ["lint", "tests(newest)"]
 
-# Of each version of TensorFlow: Python, and what pip is to install.
+# Of each version of TensorFlow: Python, and what pip is to install. The newest runs on two: the one
+# of the older versions, and the newest that TensorFlow has a wheel for.
 VERSIONS = {
     "1.15": ("3.7", ["tensorflow==1.15.5", "protobuf<3.21"]),
     "2.12": ("3.11", ["tensorflow-cpu==2.12.*", "numpy<1.24"]),
     "2.16": ("3.11", ["tensorflow-cpu==2.16.*"]),
     "newest": ("3.11", ["tensorflow-cpu"]),
+    "newest-3.13": ("3.13", ["tensorflow-cpu"]),
 }
 # What the commands of the documents train: where, and how well at least.
 ACCURACIES = {"train": ("mnist_run", 0.975), "cluster": ("cluster_run", 0.9)}
 QUIET = {"TF_CPP_MIN_LOG_LEVEL": "2"}
+# A link in the site to nothing, and one to a heading that is not there.
+DEAD_LINKS = '<a href="nowhere.html">page</a> <a href="index.html#nowhere">heading</a>'
 
 
 @nox.session
@@ -58,12 +62,19 @@ def keras(session: nox.Session, keras: str) -> None:
 
 @nox.session
 def docs(session: nox.Session) -> None:
-    """The site, in site/, after a run of the tutorial from a clean kernel."""
-    session.install("-q", "-e", ".[cpu,train,docs]")
+    """The site, in site/, after a run of the tutorial from a clean kernel; without a dead link."""
+    session.install("-q", "-e", ".[cpu,tutorial,docs]")
     notebook = "python -m nbconvert --to notebook --execute --inplace --log-level=ERROR"
     options = "--ExecutePreprocessor.record_timing=False docs/tutorial.ipynb"
     session.run(*notebook.split(), *options.split())
     session.run("mkdocs", "build", "-q", "--strict", env={"NO_MKDOCS_2_WARNING": "1"})
+    check_links = ["linkchecker", "--config=.ci/linkcheckerrc", "site/index.html"]
+    session.run(*check_links)
+    planted = pathlib.Path("site/planted.html")  # Does the check see what it is there for?
+    planted.write_text(DEAD_LINKS, "utf-8")
+    found = session.run(*check_links[:-1], str(planted), silent=True, success_codes=[1])
+    planted.unlink()
+    assert "2 warnings found" in found or "1 warning found. 1 error found" in found, found
 
 
 @nox.session(venv_backend="none")
@@ -89,11 +100,31 @@ def kernels(session: nox.Session) -> None:
     session.run("python", "scripts/maintenance/check_gpu_kernels.py", env=QUIET)
 
 
+@nox.session(venv_backend="none")
+def version(session: nox.Session) -> None:
+    """The version, the first heading of the changelog, and the tag if there is one, agree."""
+    files = [pathlib.Path(name) for name in ("tf_centers/version.py", "CITATION.cff", "CHANGES.md")]
+    forms = r'__version__ = "(.+)"', r"version: (\S+)", r"## (\S+) - (?:unreleased|\d{4}-\d\d-\d\d)"
+    found = {
+        path.name: re.search(rf"^{form}$", path.read_text("utf-8"), re.MULTILINE).group(1)
+        for path, form in zip(files, forms)
+    }
+    command = ["git", "tag", "--points-at", "HEAD", "--list", "v*"]
+    tags = session.run(*command, silent=True, external=True).split()
+    found.update({tag: tag[1:] for tag in tags})
+    session.log(found)
+    if len(set(found.values())) != 1:
+        session.error(f"expected one version, found {found}")
+    if tags and f"## {tags[0][1:]} - unreleased" in files[2].read_text("utf-8"):
+        session.error(f"{tags[0]}: expected a date in the first heading of CHANGES.md")
+
+
 @nox.session
 def packages(session: nox.Session) -> None:
     """The sdist and the wheel: what they hold, and how a user of the wheel fares."""
     root, folder = pathlib.Path.cwd(), pathlib.Path(session.create_tmp()).resolve()
-    session.install("-q", "build", "check-manifest", "check-wheel-contents", "twine", "mypy")
+    session.install("-q", "build", "check-manifest", "check-wheel-contents", "twine")
+    session.install("-q", "mypy", "pyright")
     session.run("check-manifest")
     session.run("python", "-m", "build", "-q", "--outdir", str(folder / "dist"))
     (wheel,) = sorted((folder / "dist").glob("*.whl"))[-1:]
@@ -103,13 +134,13 @@ def packages(session: nox.Session) -> None:
     session.run("pip", "uninstall", "-q", "-y", "tf_centers", "tensorflow-cpu", silent=True)
     session.install("-q", str(wheel))
     advice = session.run("python", "-c", "import tf_centers", silent=True, success_codes=[1])
-    assert "pip install" in advice, advice
+    session.run(*advice.splitlines()[-1].rpartition(": ")[2].split(), "-q", "--dry-run")
     session.install("-q", f"{wheel}[cpu]")
     example = re.search(r"```python\n(.*?)```", (root / "README.md").read_text("utf-8"), re.DOTALL)
     session.run("python", "-c", example.group(1), env=QUIET)
-    session.run(
-        "mypy", "--strict", f"--config-file={root}/pyproject.toml", f"{root}/tests/typed_user.py"
-    )
+    user = str(root / "tests" / "typed_user.py")
+    session.run("mypy", "--strict", f"--config-file={root}/pyproject.toml", user)
+    session.run("pyright", f"--pythonpath={session.bin}/python", user)
 
 
 @nox.session(venv_backend="none")

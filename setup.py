@@ -50,12 +50,15 @@ setuptools.setup(
         "tensorflow": ["tensorflow>=1.15"],
         "cpu": ["tensorflow-cpu>=1.15"],
         "train": _TRAIN,
+        "tutorial": _TRAIN + ["notebook"],
         "test": _TRAIN + ["hypothesis", "pytest", "pytest-xdist"],
         "docs": [
+            "linkchecker==10.6.0",
             "mkdocs==1.6.1",
             "mkdocs-jupyter==0.26.3",
             "mkdocs-material==9.8.2",
             "mkdocstrings-python==2.0.11",
+            "ruff==0.17.6",  # formats signatures
         ],
         "lint": ["mypy==2.4.1", "pre-commit==4.7.0", "ruff==0.17.6"],
     },
