@@ -72,9 +72,10 @@ def docs(session: nox.Session) -> None:
     session.run(*check_links)
     planted = pathlib.Path("site/planted.html")  # Does the check see what it is there for?
     planted.write_text(DEAD_LINKS, "utf-8")
-    found = session.run(*check_links[:-1], str(planted), silent=True, success_codes=[1])
+    command = [*check_links[:-1], "--recursion-level=1", str(planted)]
+    found = session.run(*command, silent=True, success_codes=[1])
     planted.unlink()
-    assert "2 warnings found" in found or "1 warning found. 1 error found" in found, found
+    assert "1 warning found. 1 error found" in found, found
 
 
 @nox.session(venv_backend="none")
