@@ -24,6 +24,7 @@ VERSIONS = {
 # What the commands of the documents train: where, and how well at least.
 ACCURACIES = {"train": ("mnist_run", 0.975), "cluster": ("cluster_run", 0.9)}
 QUIET = {"TF_CPP_MIN_LOG_LEVEL": "2"}
+TYPED = "tests/typed_user.py"
 # A link in the site to nothing, and one to a heading that is not there.
 DEAD_LINKS = '<a href="nowhere.html">page</a> <a href="index.html#nowhere">heading</a>'
 
@@ -121,11 +122,17 @@ def version(session: nox.Session) -> None:
 
 
 @nox.session
+def pyright(session: nox.Session) -> None:
+    """What pyright sees of the types; it brings Node.js along. `packages` does so for mypy."""
+    session.install("-q", "pyright[nodejs]", "-e", ".[cpu]")
+    session.run("pyright", f"--pythonpath={session.bin}/python", TYPED)
+
+
+@nox.session
 def packages(session: nox.Session) -> None:
     """The sdist and the wheel: what they hold, and how a user of the wheel fares."""
     root, folder = pathlib.Path.cwd(), pathlib.Path(session.create_tmp()).resolve()
-    session.install("-q", "build", "check-manifest", "check-wheel-contents", "twine")
-    session.install("-q", "mypy", "pyright")
+    session.install("-q", "build", "check-manifest", "check-wheel-contents", "twine", "mypy")
     session.run("check-manifest")
     session.run("python", "-m", "build", "-q", "--outdir", str(folder / "dist"))
     (wheel,) = sorted((folder / "dist").glob("*.whl"))[-1:]
@@ -139,9 +146,7 @@ def packages(session: nox.Session) -> None:
     session.install("-q", f"{wheel}[cpu]")
     example = re.search(r"```python\n(.*?)```", (root / "README.md").read_text("utf-8"), re.DOTALL)
     session.run("python", "-c", example.group(1), env=QUIET)
-    user = str(root / "tests" / "typed_user.py")
-    session.run("mypy", "--strict", f"--config-file={root}/pyproject.toml", user)
-    session.run("pyright", f"--pythonpath={session.bin}/python", user)
+    session.run("mypy", "--strict", f"--config-file={root}/pyproject.toml", str(root / TYPED))
 
 
 @nox.session(venv_backend="none")
