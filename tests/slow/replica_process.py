@@ -2,25 +2,19 @@
 
     python replica_process.py RANK PORT PORT FOLDER
 
-Prints a line after each event; the last step waits for the test to end the other process.
+Holds its copy of the table against a single table that gets the batches of both, bit for bit. Then
+says so, and makes steps until the test ends the other process.
 """
 
-import hashlib
 import json
 import os
 import sys
 
 import numpy as np
+import pytest
 import tensorflow as tf
 
 import tf_centers
-
-STEPS = 8
-SIGNATURE = [tf.TensorSpec([None, 3]), tf.TensorSpec([None], tf.int64)]
-
-
-def say(*words):
-    print(*words, flush=True)
 
 
 def batch(step, rank):
@@ -30,45 +24,45 @@ def batch(step, rank):
     return rng.randn(size, 3).astype(np.float32), rng.randint(6, size=size)
 
 
-def digest(centers):
-    return hashlib.sha256(b"".join(variable.numpy().tobytes() for variable in centers)).hexdigest()
+def bits(centers):
+    return [variable.numpy().tobytes() for variable in centers]
 
 
 def main(rank, ports, folder):
     workers = [f"localhost:{port}" for port in ports]
     task = {"type": "worker", "index": rank}
     os.environ["TF_CONFIG"] = json.dumps({"cluster": {"worker": workers}, "task": task})
-    strategy = tf.distribute.MultiWorkerMirroredStrategy()
+    strategy, mean = tf.distribute.MultiWorkerMirroredStrategy(), tf_centers.CumulativeMean()
     with strategy.scope():
         centers = tf_centers.create_embed_centers(6, 3)
+    single, twin = (tf_centers.create_embed_centers(6, 3) for _ in range(2))
+    update_single = tf.function(tf_centers.get_embed_centers)
 
-    def update(embeds, labels):
-        return tf_centers.get_embed_centers(embeds, labels, tf_centers.CumulativeMean(), centers)
+    @tf.function(input_signature=[tf.TensorSpec([None, 3]), tf.TensorSpec([None], tf.int64)])
+    def step(*batch):
+        return strategy.run(lambda *own: tf_centers.get_embed_centers(*own, mean, centers), batch)
 
-    @tf.function(input_signature=SIGNATURE)
-    def step(embeds, labels):
-        return strategy.run(update, (embeds, labels))
-
-    for number in range(STEPS):
+    def make_step(number):
         step(*batch(number, rank))
-    say("trained", digest(centers))
+        joined = [np.concatenate(column) for column in zip(batch(number, 0), batch(number, 1))]
+        update_single(*joined, mean, single)
+        assert bits(centers) == bits(single)
+
+    for number in range(8):
+        make_step(number)
     for bad_rank in (0, 1):
-        embeds, labels = np.ones([2, 3], np.float32), np.array([1, 2])
-        if rank == bad_rank:
-            labels[0] = 6
-        try:
-            step(embeds, labels)
-        except tf.errors.InvalidArgumentError as error:
-            say("refused", "expected every label in [0, 6), found] [6]" in str(error))
-    say("unchanged", digest(centers))
-    step(*batch(STEPS, rank))
-    say("went on", digest(centers))
+        labels = np.array([6 if rank == bad_rank else 1, 2])
+        message = r"expected every label in \[0, 6\), found\] \[6\]"
+        with pytest.raises(tf.errors.InvalidArgumentError, match=message):
+            step(np.ones([2, 3], np.float32), labels)
+    make_step(8)
     if rank == 0:
-        checkpoint = tf.train.Checkpoint(ctrs=centers.ctrs, counts=centers.counts)
-        say("saved", checkpoint.write(os.path.join(folder, "centers")))
+        path = tf.train.Checkpoint(**centers._asdict()).write(os.path.join(folder, "centers"))
+        tf.train.Checkpoint(**twin._asdict()).read(path).assert_consumed()
+        assert bits(twin) == bits(single)
+    print("all the same", flush=True)
     while True:
-        step(*batch(STEPS, rank))
-        say("step")
+        step(*batch(8, rank))
 
 
 if __name__ == "__main__":
