@@ -6,7 +6,16 @@ import reference
 import tensorflow
 import tensorflow.compat.v1 as tf
 from helpers import MEAN, C, D
-from keras_models import IN_KERAS3, MARKS, MINOR, RATE, compiled, half_squares, layer_of
+from keras_models import (
+    IN_KERAS3,
+    MARKS,
+    MINOR,
+    RATE,
+    compiled,
+    dense_model,
+    half_squares,
+    layer_of,
+)
 from tensorflow import keras
 from tf2_code import needs_tf2
 
@@ -44,24 +53,21 @@ def check(model, as_fed):
         np.testing.assert_array_equal(values[1], counts)
 
 
-@pytest.mark.parametrize("labels", ["int64", "float32", "one-hot"])
-@pytest.mark.parametrize("is_sequence", [True, False])
-def test_a_third_input_masks(is_sequence, labels):
+@pytest.mark.parametrize(
+    "axes, form", [([T], "int64"), ([T], "one-hot"), ([], "float32"), ([], "one-hot")]
+)
+def test_a_third_input_masks(axes, form):
     """Of masked rows neither labels nor embeddings are looked at."""
-    axes, extra = ([T] if is_sequence else []), ([C] if labels == "one-hot" else [])
-    dtype = "float32" if labels == "one-hot" else labels
-    inputs = [
-        keras.Input(axes + extra, dtype=dtype),
-        keras.Input(axes + [D]),
-        keras.Input(axes, dtype="bool"),
-    ]
+    is_one_hot = form == "one-hot"
+    shapes = [axes + [C] * is_one_hot, axes + [D], axes]
+    dtypes = ["float32" if is_one_hot else form, "float32", "bool"]
+    inputs = [keras.Input(shape, dtype=dtype) for shape, dtype in zip(shapes, dtypes)]
     model = compiled(keras.Model(inputs, ComputeCenter(C, MEAN, 0.5)(inputs)))
 
     def as_fed(y, x, mask):
-        y = np.eye(C)[y] * mask[..., np.newaxis] if extra else np.where(mask, y, -1)
-        x = np.where(mask[..., np.newaxis], x, np.nan)
-        shapes = [axes + extra, axes + [D], axes]
-        return [np.reshape(v, [-1] + shape) for v, shape in zip((y.astype(dtype), x, mask), shapes)]
+        y = np.eye(C)[y] * mask[..., np.newaxis] if is_one_hot else np.where(mask, y, -1)
+        values = y.astype(dtypes[0]), np.where(mask[..., np.newaxis], x, np.nan), mask
+        return [np.reshape(value, [-1] + shape) for value, shape in zip(values, shapes)]
 
     check(model, as_fed)
 
@@ -91,24 +97,18 @@ def test_gradient_of_masked_rows():
 @needs_tf2
 @pytest.mark.parametrize("make", VARIABLES)
 def test_a_weight_that_changes(make):
-    weight = make(0.5)
-    inputs = [keras.Input((), dtype="int64"), keras.Input((D,))]
-    embeds = keras.layers.Dense(D, kernel_initializer="ones", use_bias=False)(inputs[1])
-    layer = ComputeCenter(C, MEAN, weight, trainable=False)
-    model = compiled(keras.Model(inputs, layer([inputs[0], embeds])))
-    batch = [np.array([1, 1]), np.ones([2, D], np.float32)]
+    weight, batch = make(0.5), [np.array([[1], [1]]), np.ones([2, D + 1], np.float32)]
+    model = dense_model(MEAN, weight, trainable=False)
+    layer, embed = layer_of(model), model.get_layer("embed")
     for value in (0.5, 0.0, 0.25):
         weight.assign(value)
         model.reset_metrics()
-        size = model.layers[-2].get_weights()[0].sum(axis=0)
-        np.testing.assert_allclose(
-            model.train_on_batch(batch), value * 0.5 * (size**2).sum(), rtol=1e-5
-        )
-        found = model.layers[-2].get_weights()[0].sum(axis=0)
-        np.testing.assert_allclose(found, size - RATE * value * D * size, rtol=1e-4, atol=1e-5)
-    assert (
-        layer.weight is weight and tf.convert_to_tensor(weight).numpy() == 0.25
-    )  # Nothing trains it.
+        row = embed.get_weights()[0].sum(axis=0)
+        loss = model.train_on_batch(batch)
+        np.testing.assert_allclose(loss, value * 0.5 * (row**2).sum(), rtol=1e-5)
+        moved = row - RATE * value * (D + 1) * row
+        np.testing.assert_allclose(embed.get_weights()[0].sum(axis=0), moved, 1e-4, 1e-5)
+    assert layer.weight is weight and float(tf.convert_to_tensor(weight)) == 0.25  # untrained
     with pytest.raises(AttributeError, match="weight"):
         layer.weight = 1.0
     with pytest.raises(ValueError, match="ComputeCenter: weight must be .* to be saved"):
