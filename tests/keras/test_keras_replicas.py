@@ -17,9 +17,10 @@ from tf_centers.keras import ComputeCenter
 
 BATCH = 8
 PENALTY_IS_MEAN = not IN_KERAS3 or MINOR >= 14
-needs_right_losses = pytest.mark.skipif(
-    IN_KERAS3 and MINOR < 10, reason="refused before Keras 3.10"
-)
+pytestmark = [
+    needs_gathers,
+    pytest.mark.skipif(IN_KERAS3 and MINOR < 10, reason="refused before Keras 3.10"),
+]
 
 
 def _make_model():
@@ -47,11 +48,30 @@ def _values(strategy, model):
     ]
 
 
-@needs_gathers
-@needs_right_losses
+def _check_refused(strategy):
+    """A mask, and a second call in a step; nothing is left of what failed."""
+    with strategy.scope():
+        layer = ComputeCenter(5, MEAN, num_dims=3)
+    data = tensorflow.constant([1, 2]), tensorflow.ones([2, 3])
+    mask = tensorflow.constant([True, False])
+
+    def twice():
+        layer(data, training=True)
+        layer(data, training=True)
+
+    with pytest.raises(ValueError, match="ComputeCenter: .*expected no mask on 2 replicas"):
+        strategy.run(lambda: layer(data + (mask,), training=True))
+    if IN_KERAS3:
+        with pytest.raises(ValueError, match="ComputeCenter: .*expected one call .* found two"):
+            strategy.run(twice)
+        strategy.run(lambda: layer(data, training=True))
+        assert layer.get_weights()[1].tolist() == [0, 2, 2, 0, 0]
+
+
 @in_own_process
 def test_fit_evaluate_save_and_load_on_two_replicas():
     strategy = check_replicas.make_strategy(2)
+    _check_refused(strategy)
     with strategy.scope():
         copied = _make_model()
     single = _make_model()
@@ -68,8 +88,8 @@ def test_fit_evaluate_save_and_load_on_two_replicas():
             assert found == expected * 2, (found, expected)
 
     for rows in (42, 33):
-        fit(copied, rows)
-        fit(single, rows)
+        for model in (copied, single):
+            fit(model, rows)
     check_same(copied)
     losses = [
         np.ravel(model.evaluate([x[:40], y[:40]], y[:40], batch_size=BATCH, verbose=0))[0]
@@ -124,8 +144,9 @@ def _model_of_losses(others):
     return model
 
 
-def _check_learns_the_same(replicas):
-    strategy = check_replicas.make_strategy(replicas)
+@in_own_process
+def test_learns_the_same_on_four_replicas():
+    strategy = check_replicas.make_strategy(4)
     rng = np.random.RandomState(0)
     # Keras weighs its own losses by replica. In 42 rows, parts differ and some are empty.
     for others, rows in ((True, 40), (False, 42)):
@@ -143,44 +164,3 @@ def _check_learns_the_same(replicas):
         assert expected[1] < expected[0]
         for one, other in zip(copied.get_weights(), single.get_weights()):
             np.testing.assert_allclose(one, other, atol=1e-6)
-
-
-def _check_refused():
-    strategy = check_replicas.make_strategy(2)
-    with strategy.scope():
-        layer = ComputeCenter(5, MEAN, num_dims=3)
-    data = tensorflow.constant([1, 2]), tensorflow.ones([2, 3])
-    mask = tensorflow.constant([True, False])
-
-    def twice():
-        layer(data, training=True)
-        layer(data, training=True)
-
-    with pytest.raises(ValueError, match="ComputeCenter: .*expected no mask on 2 replicas"):
-        strategy.run(lambda: layer(data + (mask,), training=True))
-    if IN_KERAS3:
-        with pytest.raises(ValueError, match="ComputeCenter: .*expected one call .* found two"):
-            strategy.run(twice)
-        strategy.run(lambda: layer(data, training=True))  # Nothing is left of what failed.
-        assert layer.get_weights()[1].tolist() == [0, 2, 2, 0, 0]
-
-
-@needs_gathers
-@needs_right_losses
-@in_own_process
-def test_learns_the_same_on_two_replicas():
-    _check_learns_the_same(2)
-
-
-@needs_gathers
-@needs_right_losses
-@in_own_process
-def test_learns_the_same_on_four_replicas():
-    _check_learns_the_same(4)
-
-
-@needs_gathers
-@needs_right_losses
-@in_own_process
-def test_refused_on_replicas():
-    _check_refused()
