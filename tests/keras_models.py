@@ -4,7 +4,6 @@ import contextlib
 
 import numpy as np
 import pytest
-import reference
 import tensorflow.compat.v1 as tf
 from helpers import B, C, D, make_batch
 from tensorflow import keras
@@ -61,9 +60,9 @@ def compiled(model, **kwargs):
     return model
 
 
-def batches(count, dims=D, absent=(2,)):
+def batches(count, dims=D):
     """Batches `[labels [B, 1], rows [B, dims]]` of float32."""
-    made = [make_batch(seed, dims=dims, absent=absent) for seed in range(count)]
+    made = [make_batch(seed, dims=dims) for seed in range(count)]
     return [[labels[:, np.newaxis], rows.astype(np.float32)] for rows, labels in made]
 
 
@@ -86,11 +85,12 @@ def unchanged(layer):
     assert [value.tobytes() for value in layer.get_weights()] == before
 
 
-def check_refused(message, *calls, layer):
-    """Each call is refused with this message, and changes nothing."""
-    for call in calls:
-        with unchanged(layer), pytest.raises(tf.errors.InvalidArgumentError, match=message):
-            call()
+def check_refused(model, batch, message, *methods, **how):
+    """Each method of the model refuses the batch with this message, and changes nothing."""
+    for method in methods:
+        with unchanged(layer_of(model)):
+            with pytest.raises(tf.errors.InvalidArgumentError, match=message):
+                getattr(model, method)(batch, **how)
 
 
 def check_weights(model, twin):
@@ -98,44 +98,3 @@ def check_weights(model, twin):
     assert layer_of(model).get_weights()[1].sum() >= B
     for one, other in zip(model.get_weights(), twin.get_weights()):
         np.testing.assert_array_equal(one, other)
-
-
-def check_tracking(entry, updater=None, read="before"):
-    """Trains on batches as they come, and compares every loss and the state with the oracle."""
-    model = plain_model(updater or entry.updater, weight=WEIGHT)
-    ctrs, counts = np.zeros([C, D]), np.zeros(C, int)
-    for labels, rows in batches(4):
-        new, counts = reference.apply(entry.rule, ctrs, counts, rows, labels.ravel())
-        expected = half_squares(rows, ctrs if read == "before" else new, labels)
-        model.reset_metrics()  # which some versions of Keras add up
-        loss = model.train_on_batch([labels, rows])
-        np.testing.assert_allclose(loss, WEIGHT * expected.mean(), rtol=1e-5)
-        ctrs = new
-        found = layer_of(model).get_weights()
-        np.testing.assert_allclose(found[0], ctrs, atol=1e-5)
-        np.testing.assert_array_equal(found[1], counts)
-        with unchanged(layer_of(model)):
-            after = half_squares(rows, ctrs, labels)
-            np.testing.assert_allclose(model.predict([labels, rows], verbose=0), after, 1e-4, 1e-6)
-            loss = model.evaluate([labels, rows], batch_size=B, verbose=0)
-            np.testing.assert_allclose(loss, WEIGHT * after.mean(), rtol=1e-5)
-
-
-def check_learning(model):
-    """Learns a kernel by the center loss alone, and compares it with gradients by hand."""
-    fed = batches(3, dims=D + 1)
-    model.predict(fed[0], verbose=0)  # makes the weights of a subclassed model
-    embed = model.get_layer("embed") if not isinstance(model, Subclassed) else model.embed
-    kernel = np.random.RandomState(7).randn(D + 1, D)
-    embed.set_weights([kernel])
-    ctrs, counts = np.zeros([C, D]), np.zeros(C, int)
-    for labels, rows in fed:
-        model.train_on_batch([labels, rows])
-        embeds = rows.astype(np.float64).dot(kernel)
-        # The loss is WEIGHT / B * sum(0.5 * ||x - c||^2), with centers that stand still.
-        gradient = WEIGHT / B * rows.T.dot(embeds - ctrs[labels.ravel()])
-        kernel = kernel - RATE * gradient
-        ctrs, counts = reference.apply(
-            reference.cumulative_mean, ctrs, counts, embeds, labels.ravel()
-        )
-        np.testing.assert_allclose(embed.get_weights()[0], kernel, rtol=1e-3, atol=1e-4)

@@ -34,21 +34,17 @@ BAD_BATCHES = [
 ]
 
 
-@pytest.mark.parametrize("jit_compile", ["auto", True] if IN_KERAS3 else [None])
-@pytest.mark.parametrize("batch, message", BAD_BATCHES)
-def test_bad_batches_are_refused(batch, message, jit_compile):
+def test_bad_batches_are_refused():
     model = plain_model(MEAN)
-    if jit_compile is True:
+    if IN_KERAS3:
         with pytest.warns(UserWarning, match="doesn't support `jit_compile=True`"):
             compiled(model, jit_compile=True)
-    elif jit_compile == "auto":
-        compiled(model, jit_compile="auto")
     assert not getattr(model, "jit_compile", False)
     model.fit(feed([3, 4]), batch_size=2, verbose=0)
-    calls = [model.fit] + [model.evaluate, model.predict] * ("label" in message)
-    calls = [lambda call=call: call(batch, batch_size=2, verbose=0) for call in calls]
-    message = r"ComputeCenter: inputs \[labels, embeddings\]: " + message
-    check_refused(message, *calls, layer=layer_of(model))
+    for batch, message in BAD_BATCHES:
+        methods = ["fit"] + ["evaluate", "predict"] * ("label" in message)
+        message = r"ComputeCenter: inputs \[labels, embeddings\]: " + message
+        check_refused(model, batch, message, *methods, batch_size=2, verbose=0)
 
 
 @needs_keras3
@@ -80,9 +76,10 @@ def test_xla_never_runs_it_unchecked(call):
         getattr(model, call)(feed([0, C]), verbose=0)
 
 
-@pytest.mark.parametrize("shape", [(), (1,)])
 @pytest.mark.parametrize(
-    "dtype", ["uint8", "int8", "int16", "uint32", "int64", "float16", "float32", "float64"]
+    "dtype, shape",
+    [(dtype, ()) for dtype in ("uint8", "int16", "int64", "float16", "float64")]
+    + [(dtype, (1,)) for dtype in ("int8", "uint32", "float32")],
 )
 def test_integers_and_whole_floats_as_labels(dtype, shape):
     model = plain_model(MEAN, dtype, shape)
@@ -92,10 +89,9 @@ def test_integers_and_whole_floats_as_labels(dtype, shape):
     np.testing.assert_array_equal(counts, np.bincount(batch.ravel(), minlength=C))
 
 
-@pytest.mark.parametrize("dtype", ["float16", "float32", "float64", "int32", "uint8"])
-@pytest.mark.parametrize("updater", [MEAN, None])
-def test_one_hot_labels_give_the_same_numbers(updater, dtype):
-    models = [plain_model(updater), plain_model(updater, dtype, shape=(C,))]
+@pytest.mark.parametrize("dtype", ["float16", "float32", "uint8"])
+def test_one_hot_labels_give_the_same_numbers(dtype):
+    models = [plain_model(MEAN), plain_model(MEAN, dtype, shape=(C,))]
     for labels, rows in batches(3):
         kinds = labels, np.eye(C)[labels.ravel()].astype(dtype)
         assert len({float(m.train_on_batch([y, rows])) for m, y in zip(models, kinds)}) == 1
@@ -106,38 +102,40 @@ def test_one_hot_labels_give_the_same_numbers(updater, dtype):
     assert found[0].any()
 
 
-def steps_of(model, batch):
-    return [lambda: model.train_on_batch(batch), lambda: model.test_on_batch(batch)]
-
-
-@pytest.mark.parametrize("row", [[0] * C, [1, 1] + [0] * (C - 2), [0.9] + [0.1] + [0] * (C - 2)])
-@pytest.mark.parametrize("value", [1, np.nan, -1, 2])
-def test_rows_that_are_not_one_hot(row, value):
-    model, labels = plain_model(MEAN, "float32", shape=(C,)), np.eye(C)[[3, 0]]
-    model.train_on_batch([labels, np.ones([2, D])])
-    labels = np.stack([labels[0], np.multiply(row, value)])
-    if value == 2 and np.sum(row) == 1:
-        labels[1] = 2 * np.eye(C)[0]
-    message = f"ComputeCenter: expected {LABELS} to be one-hot, found"
-    calls = [
-        lambda c=c: c([labels, np.ones([2, D])])
-        for c in (model.train_on_batch, model.test_on_batch)
-    ]
-    check_refused(message, *calls, layer=layer_of(model))
-
-
 def test_one_class_is_a_column():
     model = plain_model(MEAN, "float32", classes=1)
     model.train_on_batch([np.zeros([3, 1]), np.ones([3, D])])
     assert layer_of(model).get_weights()[1].tolist() == [3]
 
 
-@pytest.mark.parametrize("label", [0.5, 2.999, -0.5, np.nan, np.inf, -np.inf, 1e30])
-def test_floats_that_are_no_labels(label):
-    model = plain_model(MEAN, "float32")
-    model.train_on_batch(feed([1.0, 3.0]))
-    message = f"ComputeCenter: expected {LABELS} to be whole numbers"
-    check_refused(message, *steps_of(model, feed([1.0, label])), layer=layer_of(model))
+NOT_ONE_HOT = [
+    [0.1, 0.9, 0, 0, 0, 0, 0],
+    [0.5, 0.5, 0, 0, 0, 0, 0],
+    [1, np.nan, 0, 0, 0, 0, 0],
+    [1, 1, 0, 0, 0, 0, 0],
+    [0, 0, 0, 0, 0, 0, 0],
+    [0, 2, 0, 0, 0, 0, 0],
+    [0, -1, 0, 0, 0, 0, 0],
+    [1, 0, 0, 0, 0, 0, -1],
+]
+NOT_WHOLE = [0.5, 2.999, -0.5, np.nan, np.inf, -np.inf, 1e30]
+
+
+@pytest.mark.parametrize(
+    "form, dtype, good, bad",
+    [
+        ("one-hot", "float32", np.eye(C)[1], NOT_ONE_HOT),
+        ("one-hot", "int64", np.eye(C)[1], NOT_ONE_HOT[3:]),
+        ("whole numbers", "float32", [1.0], np.reshape(NOT_WHOLE, [-1, 1])),
+    ],
+)
+def test_labels_that_are_of_no_class(form, dtype, good, bad):
+    model, rows = plain_model(MEAN, dtype, shape=(len(good),)), np.ones([2, D])
+    model.train_on_batch([np.array([good, good], dtype), rows])
+    message = f"ComputeCenter: expected {LABELS} to be {form}, found"
+    for row in bad:
+        batch = [np.array([good, row], dtype), rows]
+        check_refused(model, batch, message, "train_on_batch", "test_on_batch")
 
 
 @pytest.mark.parametrize(
@@ -171,9 +169,7 @@ def test_floats_that_cannot_tell_labels_apart(dtype, most):
         ({"weight": float("inf")}, ValueError, "weight must be finite and at least 0, got inf"),
         ({"weight": True}, TypeError, "weight must be .*float.*, got True"),
         ({"weight": "1"}, TypeError, "weight must be .*float.*, got '1'"),
-        ({"weight": None}, TypeError, "weight must be .*float.*, got None"),
         ({"initializer": "normalish"}, ValueError, "initializer must be .*got 'normalish'"),
-        ({"initializer": None}, ValueError, "initializer must be .*Keras.*, got None"),
         ({"initializer": 0.5}, ValueError, "initializer must be .*Keras.*, got 0.5"),
     ],
 )
@@ -187,7 +183,6 @@ def test_bad_arguments(kwargs, error, message):
     [
         ([((), "int32")], ValueError, r"inputs must be \[labels, embeddings"),
         ([((D,), "int32"), ((D,), "float32")], ValueError, f"{LABELS} must have shape .*, 7.*, 5"),
-        ([((C - 1,), "int32"), ((D,), "float32")], ValueError, f"{LABELS} must have shape"),
         ([((C, 1), "int32"), ((D,), "float32")], ValueError, f"{LABELS} must have shape"),
         ([((None,), "int32"), ((D,), "float32")], ValueError, f"{LABELS} must have shape"),
         ([((D,), "float32"), ((1,), "int32")], ValueError, f"{LABELS} must have shape.*swapped"),
