@@ -6,7 +6,6 @@ Prints the figures of that page and draws its pictures.
 """
 
 import pathlib
-import re
 import sys
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
@@ -14,16 +13,12 @@ sys.path[:0] = [str(ROOT), str(ROOT / "scripts")]
 
 import numpy as np  # noqa: E402
 import tensorflow.compat.v1 as tf  # noqa: E402
+from documents import BEYOND, define, python_blocks  # noqa: E402
 from mnist.data import load_digits  # noqa: E402
 
 import tf_centers  # noqa: E402
 
-PAGE = ROOT / "docs" / "beyond_means.md"
-FOUND = {}
-for block in re.findall(
-    r"^```python\n(.*?)^```$", PAGE.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL
-):
-    exec(block, FOUND)
+FOUND = define(python_blocks(BEYOND.read_text(encoding="utf-8")))
 DIGITS = load_digits("")
 TRAIN = DIGITS.train_images.reshape(-1, 784) / 255.0
 TEST = DIGITS.test_images.reshape(-1, 784) / 255.0
@@ -42,10 +37,8 @@ def train_codebook(seed, restarts, steps=400):
 
         def two_layers(rows, sizes, scope):
             with tf.variable_scope(scope, reuse=tf.AUTO_REUSE):
-                one = tf.get_variable("one", sizes[:2])
-                return tf.matmul(
-                    tf.nn.relu(tf.matmul(rows, one)), tf.get_variable("two", sizes[1:])
-                )
+                one, two = tf.get_variable("one", sizes[:2]), tf.get_variable("two", sizes[1:])
+            return tf.matmul(tf.nn.relu(tf.matmul(rows, one)), two)
 
         embeds = two_layers(images, [784, 128, DIMS], "encode")
         passed, off, labels = FOUND["quantize"](embeds, codes)
@@ -129,33 +122,29 @@ def cluster_digits(seed, num_centers=10, num_dims=20):
 
 
 def draw():
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
+    from matplotlib import cm
+    from matplotlib.figure import Figure
 
     pictures = train_codebook(3, True)[2]
     grid = pictures.reshape(4, 16, 28, 28).transpose(0, 2, 1, 3).reshape(4 * 28, 16 * 28)
-    figure = plt.figure(figsize=(6.4, 1.6))
-    plt.axes([0, 0, 1, 1]).imshow(grid, cmap="gray_r")
-    plt.axis("off")
+    figure = Figure(figsize=(6.4, 1.6))
+    figure.figimage(grid, cmap="gray_r")
     figure.savefig(str(ROOT / "docs" / "codebook.png"), dpi=70)
 
     train, _ = project(2)
     with tf.Graph().as_default():
         session, means, second = fit(train, DIGITS.train_labels, False)
         ctrs, covariances = session.run([means.ctrs, second.ctrs])
-    figure, axes = plt.subplots(figsize=(5, 3.5))
-    circle = np.stack([f(np.linspace(0, 2 * np.pi, 100)) for f in (np.cos, np.sin)])
+    figure = Figure(figsize=(5, 3.5))
+    axes = figure.add_axes([0, 0, 1, 1])
+    angles = np.linspace(0, 2 * np.pi, 100)
     for label in (0, 1, 3, 4, 6):
-        rows = train[DIGITS.train_labels == label][:120]
-        color = plt.cm.tab10(label)
-        axes.scatter(rows[:, 0], rows[:, 1], s=3, color=color, alpha=0.4)
-        ellipse = np.linalg.cholesky(covariances[label].reshape(2, 2)).dot(circle)
-        axes.plot(*(ctrs[label][:, None] + ellipse), color=color)
+        color = cm.tab10(label)
+        axes.scatter(*train[DIGITS.train_labels == label][:120].T, s=3, color=color, alpha=0.4)
+        root = np.linalg.cholesky(covariances[label].reshape(2, 2))
+        axes.plot(*(ctrs[label][:, None] + root.dot([np.cos(angles), np.sin(angles)])), color=color)
         axes.text(*ctrs[label], str(label), color=color, weight="bold", size=14, ha="center")
     axes.set_axis_off()
-    figure.tight_layout()
     figure.savefig(str(ROOT / "docs" / "ellipses.png"), dpi=80)
 
 

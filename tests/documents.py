@@ -49,6 +49,17 @@ def find_blocks(text):
         yield Block(before.count("\n") + 1, before, *match.groups())
 
 
+def python_blocks(text):
+    return [block.code for block in find_blocks(text) if block.language == "python"]
+
+
+def define(blocks):
+    """What blocks of Python define."""
+    found = {}
+    exec("".join(blocks), found)
+    return found
+
+
 def find_programs(text):
     """The blocks of a document that belong together: one that imports something starts anew."""
     programs = []

@@ -52,19 +52,18 @@ def test_codebook():
         near(session.run(codes.ctrs), ctrs)
 
 
-def test_restart_of_unused_codes():
+@pytest.mark.parametrize("size, restarted", [(2, [1, 3]), (9, [1, 3, 4, 5])])
+def test_restart_of_unused_codes(size, restarted):
     codes = table(initializer=INITIAL, initial_counts=[3, 0, 2, 0, 0, 0, 1], **FADES)
-    for size, restarted in ((2, [1, 3]), (9, [1, 3, 4, 5])):
-        rows = 100.0 + np.arange(size * D).reshape(size, D)
-        step = FOUND["restart_unused"](tf.constant(rows), codes)
-        with tf.Session() as session:
-            session.run(tf.global_variables_initializer())
-            session.run(step)
-            ctrs, counts = session.run(list(codes))
-        moved = (ctrs != INITIAL).any(axis=1)
-        assert moved.nonzero()[0].tolist() == restarted and (counts[restarted] == 1).all()
-        assert {row[0] for row in ctrs[restarted]} <= set(rows[:, 0])
-        assert len({row[0] for row in ctrs[restarted]}) == len(restarted)
+    rows = 100.0 + np.arange(size * D).reshape(size, D)
+    step = FOUND["restart_unused"](tf.constant(rows), codes)
+    with initialized_session() as session:
+        session.run(step)
+        ctrs, counts = session.run(list(codes))
+    moved = (ctrs != INITIAL).any(axis=1)
+    assert moved.nonzero()[0].tolist() == restarted and (counts[restarted] == 1).all()
+    taken = {row[0] for row in ctrs[restarted]}
+    assert taken <= set(rows[:, 0]) and len(taken) == len(restarted)
 
 
 def test_k_means():
@@ -147,30 +146,27 @@ def test_profiles():
 
 def test_names(tmp_path):
     path = str(tmp_path / "model")
-    for again in (False, True):
-        with tf.Graph().as_default():
-            names, centers = FOUND["create_names"](), table(4)
-            given, probe = tf.placeholder(tf.string, [None]), tf.placeholder(tf.string, [None])
-            labels, known = FOUND["number_names"](given, names, 4), names.lookup(probe)
-            update = tf_centers.update_embed_centers(tf.ones([tf.size(labels), D]), labels, MEAN)
-            saver = tf.train.Saver()
-            with initialized_session() as session:
-                if again:
-                    saver.restore(session, path)
-                    assert session.run(known, {probe: ["a", "b", "c", "?"]}).tolist() == [
-                        1,
-                        0,
-                        2,
-                        -1,
-                    ]
-                    assert session.run(centers.counts).tolist() == [2, 1, 1, 0]
-                    continue
-                session.run(update, {given: ["b", "a", "b"]})
-                session.run(update, {given: ["c"]})
-                session.run(update, {given: []})
-                check_refused(session, update, {given: ["d", "a", "e"]}, "too many names")
-                assert session.run(known, {probe: ["d", "e"]}).tolist() == [-1, -1]
-                saver.save(session, path)
+
+    def build():
+        names, centers = FOUND["create_names"](), table(4)
+        given, probe = tf.placeholder(tf.string, [None]), tf.placeholder(tf.string, [None])
+        labels = FOUND["number_names"](given, names, 4)
+        update = tf_centers.update_embed_centers(tf.ones([tf.size(labels), D]), labels, MEAN)
+        return given, update, probe, names.lookup(probe), centers, tf.train.Saver()
+
+    given, update, probe, known, _, saver = build()
+    with initialized_session() as session:
+        for batch in (["b", "a", "b"], ["c"], []):
+            session.run(update, {given: batch})
+        check_refused(session, update, {given: ["d", "a", "e"]}, "too many names")
+        assert session.run(known, {probe: ["d", "e"]}).tolist() == [-1, -1]
+        saver.save(session, path)
+    with tf.Graph().as_default():
+        _, _, probe, known, centers, saver = build()
+        with initialized_session() as session:
+            saver.restore(session, path)
+            assert session.run(known, {probe: ["a", "b", "c", "?"]}).tolist() == [1, 0, 2, -1]
+            assert session.run(centers.counts).tolist() == [2, 1, 1, 0]
 
 
 def test_weights():
@@ -202,13 +198,13 @@ def test_memory():
     update = FOUND["remember"](*batch, memory, classes, step)
     with initialized_session() as session:
         for number in range(4):
-            rows = np.full([3, D], number) + np.arange(3)[:, None] / 10
-            session.run(
-                update, {batch[0]: rows, batch[1]: 10 * number + np.arange(3), step: number}
-            )
+            labels = 10 * number + np.arange(3)
+            rows = np.repeat(labels[:, None] / 10, D, axis=1)
+            session.run(update, {batch[0]: rows, batch[1]: labels, step: number})
         # Twelve rows went round a ring of five.
-        near(session.run(memory.ctrs)[:, 0], [3.1, 3.2, 2.1, 2.2, 3.0])
-        near(session.run(classes.ctrs)[:, 0], [31, 32, 21, 22, 30])
+        ring = np.array([31, 32, 21, 22, 30])
+        near(session.run(memory.ctrs), np.repeat(ring[:, None] / 10, D, axis=1))
+        near(session.run(classes.ctrs)[:, 0], ring)
 
 
 def test_thresholds():

@@ -1,22 +1,16 @@
 """docs/losses.md: each loss against NumPy and finite differences, and what it does to digits."""
 
-import re
-
 import numpy as np
 import pytest
 import reference
 import tensorflow.compat.v1 as tf
-from documents import LOSSES
+from documents import LOSSES, define, python_blocks
 from helpers import C, D, initialized_session, make_batch, make_centers
 from mnist.data import load_digits
 
 import tf_centers
 
-FOUND = {}
-for block in re.findall(
-    r"^```python\n(.*?)^```$", LOSSES.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL
-):
-    exec(block, FOUND)
+FOUND = define(python_blocks(LOSSES.read_text(encoding="utf-8")))
 B, RATE = 9, 0.3
 CTRS = np.random.RandomState(8).randn(C, D)
 
@@ -79,51 +73,44 @@ def test_losses_and_gradients(name, expected, use_resource):
         assert np.abs(numeric).max() > 0.01
 
 
-def mean_window(center, seen, rows):
-    return reference.averaged_window(center, seen, rows, 1 - RATE)
-
-
 @pytest.mark.parametrize("times", [1, 2])
 def test_semantic_alignment(times, use_resource):
     for scope in ("source", "target"):
         make_centers(tf_centers, use_resource, dtype=tf.float64, scope=scope)
     batches = [make_batch(0, rows=B), make_batch(1, rows=B + 2, absent=(4,))]
+    embeds, labels = zip(*batches)
     holders = tf.placeholder(tf.float64, [None, D]), tf.placeholder(tf.float64, [None, D])
-    logits = tf.constant(np.eye(C)[batches[1][1]])
     loss = FOUND["semantic_alignment_loss"](
-        holders[0], tf.constant(batches[0][1]), holders[1], logits, 1 - RATE
+        holders[0], tf.constant(labels[0]), holders[1], tf.constant(np.eye(C)[labels[1]]), 1 - RATE
     )
     gradients = [tf.convert_to_tensor(part) for part in tf.gradients(loss, holders)]
-    embeds = [batch[0] for batch in batches]
     with initialized_session() as session:
         for _ in range(times):
             found = session.run([loss, gradients], dict(zip(holders, embeds)))
 
     def update(tables, embeds):
-        labels = [batch[1] for batch in batches]
-        return [
-            reference.apply(mean_window, *each)[0]
-            for each in zip(tables, np.zeros([2, C], int), embeds, labels)
-        ]
+        def mean_window(center, seen, rows):
+            return reference.averaged_window(center, seen, rows, 1 - RATE)
 
-    def loss_of(tables, embeds):
+        state = zip(tables, np.zeros([2, C], int), embeds, labels)
+        return [reference.apply(mean_window, *each)[0] for each in state]
+
+    tables = np.zeros([2, C, D])
+    for _ in range(times - 1):
+        tables = update(tables, embeds)
+
+    def expected(*embeds):
         source, target = update(tables, embeds)
         return np.sum((source - target) ** 2)
 
-    tables = np.zeros([2, C, D])
-    for _ in range(times - 1):  # Only the last update carries a gradient.
-        tables = update(tables, embeds)
-    np.testing.assert_allclose(found[0], loss_of(tables, embeds), rtol=1e-8)
-    for place in (0, 1):
-        others = list(embeds)
-
-        def moved(value, place=place, others=others):
-            others[place] = value
-            return loss_of(tables, others)
-
-        numeric = gradient_of(moved, embeds[place])
-        np.testing.assert_allclose(found[1][place], numeric, atol=1e-6)
-        assert np.abs(numeric).max() > 0.1
+    np.testing.assert_allclose(found[0], expected(*embeds), rtol=1e-8)
+    numeric = (
+        gradient_of(lambda rows: expected(rows, embeds[1]), embeds[0]),
+        gradient_of(lambda rows: expected(embeds[0], rows), embeds[1]),
+    )
+    for gradient, wanted in zip(found[1], numeric):
+        np.testing.assert_allclose(gradient, wanted, atol=1e-6)
+        assert np.abs(wanted).max() > 0.1
 
 
 # What each loss is for, in a small training on digits.
@@ -132,98 +119,87 @@ DIGITS = load_digits("")
 TRAIN, TEST = DIGITS.train_images / 255.0, DIGITS.test_images / 255.0
 
 
-def embed(images, reuse=False):
-    """Two layers, without biases: float [B, 28, 28] to [B, 8]."""
-    with tf.variable_scope("embed_images", reuse=reuse):
-        flat = tf.reshape(images, [-1, 28 * 28])
-        hidden = tf.nn.relu(tf.matmul(flat, tf.get_variable("one", [28 * 28, 64])))
-        return tf.matmul(hidden, tf.get_variable("two", [64, 8]))
+class Network:
+    """Digits [B, 28, 28], labels and digits of a second domain, with embeddings [B, 8] of both."""
+
+    def __init__(self):
+        tf.set_random_seed(0)
+        self.images, self.others = (tf.placeholder(tf.float32, [None, 28, 28]) for _ in range(2))
+        self.labels = tf.placeholder(tf.int64, [None])
+        sizes = {"one": [28 * 28, 64], "two": [64, 8], "three": [8, 10]}
+        one, two, self._three = (tf.get_variable(name, size) for name, size in sizes.items())
+        self.embeds, self.other_embeds = (
+            tf.matmul(tf.nn.relu(tf.matmul(tf.reshape(part, [-1, 28 * 28]), one)), two)
+            for part in (self.images, self.others)
+        )
+
+    def classify(self, embeds):
+        return tf.matmul(embeds, self._three)
+
+    def softmax(self):
+        logits = self.classify(self.embeds)
+        return tf.reduce_mean(
+            tf.nn.sparse_softmax_cross_entropy_with_logits(labels=self.labels, logits=logits)
+        )
+
+    def train(self, step, fetch, steps=300, others=(TRAIN, TEST)):
+        """Runs the step on batches, and what is to be fetched on the test digits."""
+        random = np.random.RandomState(0)
+        with tf.Session() as session:
+            session.run(tf.global_variables_initializer())
+            for _ in range(steps):
+                rows, other_rows = random.randint(0, len(TRAIN), [2, 64])
+                feed = {self.images: TRAIN[rows], self.labels: DIGITS.train_labels[rows]}
+                session.run(step, {**feed, self.others: others[0][other_rows]})
+            return session.run(fetch, {self.images: TEST, self.others: others[1]})
 
 
-def classify(embeds, reuse=False):
-    with tf.variable_scope("classify", reuse=reuse):
-        return tf.matmul(embeds, tf.get_variable("weights", [8, 10]))
-
-
-def softmax(labels, logits):
-    return tf.reduce_mean(
-        tf.nn.sparse_softmax_cross_entropy_with_logits(labels=labels, logits=logits)
-    )
-
-
-def train(build, fetch, steps=300, second=None):
-    """Trains what `build` returns for images, labels and a second domain, and tests `fetch`."""
-    images, others = (tf.placeholder(tf.float32, [None, 28, 28]) for _ in range(2))
-    labels = tf.placeholder(tf.int64, [None])
-    tf.set_random_seed(0)
-    step = build(images, labels, others)
-    random = np.random.RandomState(0)
-    with tf.Session() as session:
-        session.run(tf.global_variables_initializer())
-        for _ in range(steps):
-            rows = random.randint(0, len(TRAIN), 64)
-            feed = {images: TRAIN[rows], labels: DIGITS.train_labels[rows]}
-            if second is not None:
-                feed[others] = second[0][random.randint(0, len(TRAIN), 64)]
-            session.run(step, feed)
-        feed = {images: TEST, others: TEST if second is None else second[1]}
-        return session.run(fetch(images, others), feed)
+def train_contrastive(weight):
+    """How far apart classes end up: the smallest gap of two means, by the spread of a class."""
+    with tf.Graph().as_default():
+        centers, net = tf_centers.create_embed_centers(10, 8), Network()
+        loss = tf.reduce_mean(FOUND["contrastive_center_loss"](net.embeds, net.labels, centers))
+        loss = net.softmax() + weight * loss
+        adam = tf.train.AdamOptimizer(0.002)
+        step = FOUND["train_with_centers"](loss, net.embeds, net.labels, None, centers, adam)
+        embeds = net.train(step, net.embeds)
+    means = np.stack([embeds[DIGITS.test_labels == label].mean(axis=0) for label in range(10)])
+    spread = np.linalg.norm(embeds - means[DIGITS.test_labels], axis=1).mean()
+    return squares_to(means, means)[~np.eye(10, dtype=bool)].min() ** 0.5 / spread
 
 
 def test_contrastive_center_loss_separates_classes():
-    found = []
-    for weight in (0.0, 30.0):
-        with tf.Graph().as_default():
-            centers = tf_centers.create_embed_centers(10, 8)
-
-            def build(images, labels, _, weight=weight, centers=centers):
-                embeds = embed(images)
-                loss = tf.reduce_mean(FOUND["contrastive_center_loss"](embeds, labels, centers))
-                loss = softmax(labels, classify(embeds)) + weight * loss
-                optimizer = tf.train.AdamOptimizer(0.002)
-                return FOUND["train_with_centers"](loss, embeds, labels, None, centers, optimizer)
-
-            embeds = train(build, lambda images, _: embed(images, reuse=True))
-        means = np.stack([embeds[DIGITS.test_labels == label].mean(axis=0) for label in range(10)])
-        spread = np.linalg.norm(embeds - means[DIGITS.test_labels], axis=1).mean()
-        found.append(squares_to(means, means)[~np.eye(10, dtype=bool)].min() ** 0.5 / spread)
-    assert found[1] > 1.15 * found[0]
+    assert train_contrastive(30.0) > 1.15 * train_contrastive(0.0)
 
 
 def test_distance_softmax_trains_for_the_nearest_center():
+    net = Network()
     centers = tf_centers.create_embed_centers(10, 8, initializer=tf.random_normal_initializer())
+    loss = tf.reduce_mean(FOUND["distance_softmax_loss"](net.embeds, net.labels, centers))
+    updater = tf_centers.ExponentialWindow(0.99, duplicates="mean")
+    adam = tf.train.AdamOptimizer(0.002)
+    step = FOUND["train_with_centers"](loss, net.embeds, net.labels, updater, centers, adam)
+    nearest = net.train(step, tf_centers.nearest_centers(net.embeds, centers).labels[:, 0])
+    assert np.mean(nearest == DIGITS.test_labels) > 0.85
 
-    def build(images, labels, _):
-        embeds = embed(images)
-        loss = tf.reduce_mean(FOUND["distance_softmax_loss"](embeds, labels, centers))
-        updater = tf_centers.ExponentialWindow(0.99, duplicates="mean")
-        optimizer = tf.train.AdamOptimizer(0.002)
-        return FOUND["train_with_centers"](loss, embeds, labels, updater, centers, optimizer)
 
-    def fetch(images, _):
-        return tf_centers.nearest_centers(embed(images, reuse=True), centers).labels[:, 0]
-
-    assert np.mean(train(build, fetch) == DIGITS.test_labels) > 0.85
+def train_aligned(weight):
+    """The accuracy on a second domain, noisy digits, of which the network sees no label."""
+    random = np.random.RandomState(1)
+    noisy = [np.clip(x + 0.25 * np.abs(random.randn(*x.shape)), 0, 1) for x in (TRAIN, TEST)]
+    with tf.Graph().as_default():
+        net = Network()
+        for scope in ("source", "target"):
+            tf_centers.create_embed_centers(10, 8, scope)
+        logits = net.classify(net.other_embeds)
+        alignment = FOUND["semantic_alignment_loss"](
+            net.embeds, net.labels, net.other_embeds, logits
+        )
+        step = tf.train.AdamOptimizer(0.001).minimize(net.softmax() + weight * alignment)
+        return np.mean(
+            net.train(step, tf.argmax(logits, axis=1), others=noisy) == DIGITS.test_labels
+        )
 
 
 def test_semantic_alignment_carries_over_to_the_second_domain():
-    random = np.random.RandomState(1)
-    noisy = [np.clip(x + 0.25 * np.abs(random.randn(*x.shape)), 0, 1) for x in (TRAIN, TEST)]
-    found = []
-    for weight in (0.0, 0.01):
-
-        def build(images, labels, others, weight=weight):
-            embeds, other_embeds = embed(images), embed(others, reuse=True)
-            logits, other_logits = classify(embeds), classify(other_embeds, reuse=True)
-            alignment = FOUND["semantic_alignment_loss"](embeds, labels, other_embeds, other_logits)
-            loss = softmax(labels, logits) + weight * alignment
-            return tf.train.AdamOptimizer(0.001).minimize(loss)
-
-        def fetch(_, others):
-            return tf.argmax(classify(embed(others, reuse=True), reuse=True), axis=1)
-
-        with tf.Graph().as_default():
-            for scope in ("source", "target"):
-                tf_centers.create_embed_centers(10, 8, scope)
-            found.append(np.mean(train(build, fetch, second=noisy) == DIGITS.test_labels))
-    assert found[1] > found[0] + 0.15
+    assert train_aligned(0.01) > train_aligned(0.0) + 0.15
