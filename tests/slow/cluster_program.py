@@ -2,8 +2,8 @@
 
   cluster_program.py '{"job": "worker", "task": 0, "cluster": {...}, "use_resource": true, ...}'
 
-A worker says on its standard output when it is ready and when a batch has been applied, and goes on
-once it is told to on its standard input.
+A worker says on its standard output when it is ready and when a batch has been applied, with the
+bytes that were sent for it. Before the first batch and before it ends it waits for a line.
 """
 
 import json
@@ -51,41 +51,49 @@ def build(job, task, cluster, use_resource):
     return centers, embeds, labels, rows
 
 
-def run_worker(options, session, embeds, labels, rows):
-    task = options["task"]
+def received(stats):
+    """The bytes of all tensors that went from one process to another in a step, or of most."""
+    nodes = [node for device in stats.step_stats.dev_stats for node in device.node_stats]
+    return sum(
+        output.tensor_description.allocation_description.requested_bytes
+        for node in nodes
+        if node.node_name == "RecvTensor"
+        for output in node.output
+    )
+
+
+def run_worker(task, session, embeds, labels, rows):
+    trace = tf.RunOptions(trace_level=tf.RunOptions.FULL_TRACE)
     say("ready")
     sys.stdin.readline()
     for step in range(STEPS):
-        batch, batch_labels = make_batch(task, step)
-        found = session.run(rows, {embeds: batch, labels: batch_labels})
+        stats, batch = tf.RunMetadata(), make_batch(task, step)
+        found = session.run(rows, dict(zip([embeds, labels], batch)), trace, stats)
         assert found.shape == (ROWS, DIMS) and np.isfinite(found).all()
-        say("applied", step)
-    say("done")
+        say("applied", step, received(stats))
     sys.stdin.readline()
 
 
-def main(options):
+def main(job, task, cluster, use_resource, save=None):
     tf.disable_v2_behavior()
-    cluster = tf.train.ClusterSpec(options["cluster"])
-    job, task = options["job"], options["task"]
-    server = tf.train.Server(cluster, job_name=job, task_index=task)
+    spec = tf.train.ClusterSpec(cluster)
+    server = tf.train.Server(spec, job_name=job, task_index=task)
     if job == "ps":
-        say("ready")
         server.join()
-    centers, embeds, labels, rows = build(job, task, cluster, options["use_resource"])
+    centers, *batch = build(job, task, spec, use_resource)
     config = tf.ConfigProto(device_filters=["/job:ps", f"/job:{job}/task:{task}"])
     missing = tf.report_uninitialized_variables()
     with tf.Session(server.target, config=config) as session:
-        if options.get("chief"):
+        if task == 0:
             session.run(tf.global_variables_initializer())
         while len(session.run(missing)):
             time.sleep(0.1)
-        if "save" in options:
-            state = [np.concatenate(session.run(list(variable))) for variable in centers]
-            np.savez(options["save"], ctrs=state[0], counts=state[1])
+        if save is None:
+            run_worker(task, session, *batch)
         else:
-            run_worker(options, session, embeds, labels, rows)
+            state = [np.concatenate(session.run(list(variable))) for variable in centers]
+            np.savez(save, ctrs=state[0], counts=state[1])
 
 
 if __name__ == "__main__":
-    main(json.loads(sys.argv[1]))
+    main(**json.loads(sys.argv[1]))
