@@ -32,12 +32,17 @@ def serve(cluster, job, task):
 
 
 def connect(cluster, shards):
-    """A strategy that splits each table into shards, and its coordinator."""
+    """A strategy that splits each table into shards, and its coordinator.
+
+    `shards` is a number, or a function that returns it whenever a table is created.
+    """
     resolver = tf.distribute.cluster_resolver.SimpleClusterResolver(
         tf.train.ClusterSpec(cluster), rpc_layer="grpc"
     )
-    split = tf.distribute.experimental.partitioners.FixedShardsPartitioner(shards)
-    strategy = tf.distribute.ParameterServerStrategy(resolver, split if shards > 1 else None)
+    number = shards if callable(shards) else lambda: shards
+    strategy = tf.distribute.ParameterServerStrategy(
+        resolver, lambda shape, dtype: [number()] + [1] * (len(shape) - 1)
+    )
     return strategy, tf.distribute.coordinator.ClusterCoordinator(strategy)
 
 
