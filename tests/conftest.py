@@ -45,6 +45,27 @@ def graph(request):
         yield graph
 
 
+class Session(tf.Session):
+    """A session that initializes every variable, and finalizes its graph, before its first step."""
+
+    is_new = True
+
+    def run(self, *args, **kwargs):
+        if self.is_new:
+            self.is_new = False
+            with self.graph.as_default():
+                super().run(tf.global_variables_initializer())
+            self.graph.finalize()
+        return super().run(*args, **kwargs)
+
+
+@pytest.fixture
+def session(graph):
+    """Runs the graph of the test, once it is built."""
+    with Session() as session:
+        yield session
+
+
 @pytest.fixture(scope="session")
 def start():
     """Starts a program, and returns its `Run`: `start(script, *arguments)`."""

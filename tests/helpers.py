@@ -10,23 +10,31 @@ import tensorflow.compat.v1 as tf
 
 import tf_centers
 
+LOCK = {"use_locking": True}
+# Every call with embeddings, labels and centers.
+CALLS = {
+    "get": lambda *batch: tf_centers.get_embed_centers(*batch[:2], MEAN, batch[2]),
+    "update": lambda *batch: tf_centers.update_embed_centers(
+        *batch[:2], None, batch[2], use_locking=True
+    ),
+    "lookup": lambda embeds, labels, centers: tf_centers.lookup_embed_centers(labels, centers),
+    "nearest": lambda embeds, labels, centers: tf_centers.nearest_centers(embeds, centers, k=2),
+    "distances": lambda embeds, labels, centers: tf_centers.center_distances(embeds, centers),
+}
 # All different, so that no mistake of an axis goes unseen.
 B, C, D = 12, 7, 5
 MEAN = tf_centers.CumulativeMean()
 
 
-def make_ctrs(use_resource, shape=(C, D), dtype=tf.float32, initial=None, scope="embed"):
-    """The variable that a legacy graph makes for itself."""
-    initial = np.zeros(shape) if initial is None else initial
-    with tf.variable_scope(scope):
-        return tf.get_variable(
-            "ctrs",
-            shape,
-            dtype,
-            tf.constant_initializer(initial),
-            trainable=False,
-            use_resource=use_resource,
-        )
+def make_ctrs(
+    use_resource, shape=(C, D), dtype=tf.float32, initial=0.0, scope="embed", shards=None, **how
+):
+    """The variable that a legacy graph makes for itself, whole or in shards."""
+    splits = tf.fixed_size_partitioner(shards) if shards else None
+    how = {"trainable": False, **how}
+    with tf.variable_scope(scope, use_resource=use_resource, partitioner=splits):
+        initial = tf.constant(np.broadcast_to(initial, shape), dtype)
+        return tf.get_variable("ctrs", initializer=initial, **how)
 
 
 def make_centers(tf_centers, use_resource, num_classes=C, num_dims=D, shards=None, **kwargs):
@@ -49,6 +57,14 @@ def initialized_session():
         session.run(init)
         session.graph.finalize()
         yield session
+
+
+def slow_zero():
+    """A tensor that takes long."""
+    slow = tf.random_uniform([400, 400])
+    for _ in range(8):
+        slow = tf.matmul(slow, slow) * 1e-3
+    return 0.0 * tf.cast(tf.is_finite(tf.reduce_sum(slow)), tf.float32)
 
 
 def make_batch(seed, rows=B, classes=C, dims=D, absent=(2,)):
