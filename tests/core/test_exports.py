@@ -1,17 +1,113 @@
 """Graphs and models that are saved, shipped and loaded elsewhere."""
 
 import os
+import sys
 
 import numpy as np
 import pytest
+import reference
 import tensorflow
 import tensorflow.compat.v1 as tf
-from helpers import MEAN, C, D, make_centers
+from helpers import MEAN, C, D, make_centers, placeholders
 from tf2_code import in_tf2, needs_gathers
 
 import tf_centers
 
+B, DIMS = 9, 4
 TWO_ROWS = np.array([[1.0] * D, [3.0] * D], np.float32)
+
+
+def make_rows(classes):
+    rng = np.random.RandomState(0)
+    return rng.randn(B, DIMS), 1 + 2 * rng.randn(classes, DIMS)
+
+
+def build_for_serving(use_resource, shards, shape, classes):
+    """A graph with all calls that change nothing, its inputs and its named outputs."""
+    embeds, table = make_rows(classes)
+    how = dict(initializer=table, initial_counts=np.arange(classes) % 3, shards=shards)
+    make_centers(tf_centers, use_resource, classes, DIMS, **how)
+    held, labels = tf.placeholder(tf.float32, shape), tf.placeholder_with_default([5] * B, [None])
+    outputs = list(tf_centers.nearest_centers(held, k=3)) + [
+        tf_centers.center_distances(held),
+        tf_centers.lookup_embed_centers(labels),
+        tf_centers.get_embed_centers(held, labels, is_training=False),
+    ]
+    return embeds.astype(np.float32), held, labels, [tf.identity(output) for output in outputs]
+
+
+@pytest.mark.parametrize(
+    "classes, shape, shards", [(23, [None, DIMS], 2), (23, None, None), (9000, None, None)]
+)
+def test_a_frozen_graph(classes, shape, shards, use_resource, session):
+    """Before which no value on the way is infinite."""
+    embeds, held, labels, outputs = build_for_serving(use_resource, shards, shape, classes)
+    checked, names = tf.add_check_numerics_ops(), [output.op.name for output in outputs]
+    _, before = session.run([checked, outputs], {held: embeds})
+    frozen = tf.graph_util.convert_variables_to_constants(session, session.graph_def, names)
+    assert not {"VariableV2", "VarHandleOp", "ReadVariableOp"} & {node.op for node in frozen.node}
+    with tf.Graph().as_default(), tf.Session() as other:
+        tf.import_graph_def(frozen, name="")
+        after = other.run([output.name for output in outputs], {held.name: embeds})
+        for lookup in outputs[3:]:
+            feed = {held.name: embeds, labels.name: [classes] * B}
+            with pytest.raises(tf.errors.InvalidArgumentError, match=rf"label in \[0, {classes}\)"):
+                other.run(lookup.name, feed)
+    for one, other in zip(before, after):
+        np.testing.assert_allclose(one, other, rtol=1e-5)
+
+
+@pytest.mark.parametrize("classes", [23, 9000])
+def test_tflite(classes, use_resource, monkeypatch, session):
+    # The converter of TensorFlow 1.15 is a program beside Python, started by a shell.
+    folders = [os.path.dirname(sys.executable), "/bin", os.environ.get("PATH", "")]
+    monkeypatch.setenv("PATH", os.pathsep.join(folders))
+    embeds, held, _, outputs = build_for_serving(use_resource, None, [B, DIMS], classes)
+    before = session.run(outputs[:3], {held: embeds})
+    converter = tf.lite.TFLiteConverter.from_session(session, [held], outputs[:3])
+    operations = [tf.lite.OpsSet.TFLITE_BUILTINS, tf.lite.OpsSet.SELECT_TF_OPS]
+    converter.target_spec.supported_ops = operations
+    model = converter.convert()
+    if classes == 23 or tf.__version__.startswith("2"):
+        # What TensorFlow 1.15 makes of the merged blocks converts, but does not run.
+        check_tflite(model, embeds, before)
+
+
+def check_tflite(model, embeds, expected):
+    try:
+        interpreter = tf.lite.Interpreter(model_content=model)
+        interpreter.allocate_tensors()
+    except (RuntimeError, ValueError):
+        return  # It is converted, but this interpreter has no ops of TensorFlow.
+    interpreter.set_tensor(interpreter.get_input_details()[0]["index"], embeds)
+    interpreter.invoke()
+    for detail, wanted in zip(interpreter.get_output_details(), expected):
+        found = interpreter.get_tensor(detail["index"])
+        np.testing.assert_allclose(found, wanted, rtol=1e-4)
+
+
+@in_tf2
+@pytest.mark.parametrize("classes", [23, 9000])
+def test_a_function_is_frozen_and_converted(classes):
+    freeze = pytest.importorskip("tensorflow.python.framework.convert_to_constants")
+    embeds, table = make_rows(classes)
+    counts = tensorflow.Variable(np.arange(classes) % 3)
+    centers = tf_centers.EmbedCenters(tensorflow.Variable(table.astype(np.float32)), counts)
+
+    @tensorflow.function
+    def search(rows):
+        found = tf_centers.nearest_centers(rows, centers, k=3)
+        return found.labels, found.distances, tf_centers.center_distances(rows, centers)
+
+    concrete = search.get_concrete_function(tensorflow.TensorSpec([B, DIMS]))
+    rows = tensorflow.constant(embeds, tensorflow.float32)
+    before = [output.numpy() for output in concrete(rows)]
+    np.testing.assert_array_equal(before[0], reference.nearest(embeds, table, counts.numpy(), 3)[0])
+    frozen = freeze.convert_variables_to_constants_v2(concrete)
+    for one, other in zip(before, frozen(rows)):
+        np.testing.assert_allclose(one, other, rtol=1e-5)
+    converter = tensorflow.lite.TFLiteConverter.from_concrete_functions([concrete], search)
+    check_tflite(converter.convert(), rows.numpy(), before)
 
 
 class Module(tensorflow.Module):
@@ -64,13 +160,12 @@ def test_functions_that_lock_are_saved_loaded_and_called(tmp_path):
         assert loaded.counts.numpy()[1:3].tolist() == [8, 4]
 
 
-@pytest.mark.parametrize("use_locking", [False, True])
-def test_simple_save(use_locking, use_resource, tmp_path):
+def test_simple_save(use_resource, tmp_path):
     centers = make_centers(tf_centers, use_resource)
-    embeds, labels = tf.placeholder(tf.float32, [None, D]), tf.placeholder(tf.int64, [None])
+    embeds, labels = placeholders()
     is_training = tf.placeholder_with_default(False, [])
     rows = tf_centers.get_embed_centers(
-        embeds, labels, MEAN, centers, is_training=is_training, use_locking=use_locking
+        embeds, labels, MEAN, centers, is_training=is_training, use_locking=True
     )
     nearest = tf_centers.nearest_centers(embeds, centers).labels
     path = str(tmp_path / "model")
@@ -95,27 +190,22 @@ def test_simple_save(use_locking, use_resource, tmp_path):
 
 
 def model_fn(features, labels, mode, params):
-    """Two classes and more, with the centers beside an embedding that stays as it is."""
-    estimator = params["estimator"]
+    """The centers beside an embedding that stays as it is."""
     with tf.variable_scope("", use_resource=params["use_resource"]):
         kernel = tf.get_variable("kernel", [D, D], initializer=tf.zeros_initializer())
         embeds = features["x"] + tf.matmul(features["x"], kernel)
         centers = tf_centers.create_embed_centers(C, D)
     nearest = tf_centers.nearest_centers(embeds, centers).labels[:, 0]
-    if mode == estimator.ModeKeys.PREDICT:
-        return estimator.EstimatorSpec(mode, {"nearest": nearest})
-    rows = tf_centers.get_embed_centers(
-        embeds, labels, MEAN, centers, is_training=mode == estimator.ModeKeys.TRAIN
-    )
+    training = mode == tf.estimator.ModeKeys.TRAIN
+    rows = tf_centers.get_embed_centers(embeds, labels, MEAN, centers, is_training=training)
     loss = tf.reduce_mean(tf_centers.center_loss(embeds, rows))
     step = tf.train.GradientDescentOptimizer(0.0).minimize(loss, tf.train.get_global_step())
     accuracy = {"accuracy": tf.metrics.accuracy(labels, nearest)}
-    return estimator.EstimatorSpec(mode, None, loss, step, accuracy)
+    return tf.estimator.EstimatorSpec(mode, None, loss, step, accuracy)
 
 
 @pytest.mark.skipif(not hasattr(tf, "estimator"), reason="this TensorFlow has no Estimator")
-@pytest.mark.parametrize("replicas", [None, 1 if needs_gathers.args[0] else 2])
-def test_estimator_trains_restarts_and_exports(replicas, use_resource, tmp_path):
+def test_an_estimator_on_replicas_trains_restarts_and_evaluates(use_resource, tmp_path):
     # Four batches, the last of one row: two steps on two replicas.
     values = np.float32([[0], [2], [9], [7], [4], [6], [1]]) * np.ones(D, np.float32)
     labels, expected = np.array([0, 0, 1, 1, 2, 2, 0]), [3, 2, 2] + [0] * (C - 3)
@@ -123,16 +213,14 @@ def test_estimator_trains_restarts_and_exports(replicas, use_resource, tmp_path)
     def batches():
         return tf.data.Dataset.from_tensor_slices(({"x": values}, labels)).batch(2)
 
-    how = {"params": {"use_resource": use_resource, "estimator": tf.estimator}}
-    if replicas:
-        devices = [f"/device:CPU:{place}" for place in range(replicas)]
-        strategy = tensorflow.distribute.MirroredStrategy(devices)
-        cpus = tf.ConfigProto(device_count={"CPU": replicas})
-        how["config"] = tf.estimator.RunConfig(
-            train_distribute=strategy, eval_distribute=strategy, session_config=cpus
-        )
+    replicas = 1 if needs_gathers.args[0] else 2
+    devices = [f"/device:CPU:{place}" for place in range(replicas)]
+    strategy = tensorflow.distribute.MirroredStrategy(devices)
+    cpus = tf.ConfigProto(device_count={"CPU": replicas})
+    how = dict(train_distribute=strategy, eval_distribute=strategy, session_config=cpus)
+    config, params = tf.estimator.RunConfig(**how), {"use_resource": use_resource}
     for run in (1, 2):  # A new Estimator goes on from the checkpoint of the one before.
-        model = tf.estimator.Estimator(model_fn, str(tmp_path / "model"), **how)
+        model = tf.estimator.Estimator(model_fn, str(tmp_path / "model"), config, params)
         model.train(batches)
         counts = model.get_variable_value("embed/ctrs_count")
         np.testing.assert_array_equal(counts, np.multiply(run, expected))
@@ -140,11 +228,3 @@ def test_estimator_trains_restarts_and_exports(replicas, use_resource, tmp_path)
     np.testing.assert_allclose(ctrs[:3], np.outer([1, 8, 5], np.ones(D)), rtol=1e-6)
     assert model.evaluate(batches)["accuracy"] == 1.0
     assert model.get_variable_value("embed/ctrs_count")[0] == 6
-    receiver = tf.estimator.export.build_raw_serving_input_receiver_fn(
-        {"x": tf.placeholder(tf.float32, [None, D])}
-    )
-    path = os.fsdecode(model.export_saved_model(str(tmp_path / "export"), receiver))
-    with tf.Graph().as_default(), tf.Session() as session:
-        signature = tf.saved_model.load(session, ["serve"], path).signature_def["serving_default"]
-        feed = {signature.inputs["x"].name: TWO_ROWS}
-        assert session.run(signature.outputs["nearest"].name, feed).tolist() == [0, 0]
