@@ -4,20 +4,23 @@ import numpy as np
 import pytest
 import reference
 import tensorflow.compat.v1 as tf
-from helpers import C, D, initialized_session, make_batch, make_centers, make_ctrs
+from helpers import C, D, make_batch, make_centers, make_ctrs
 from updaters import UPDATERS
 
 import tf_centers
 
 B, T = 9, 3
-# How the batch comes; one updater that needs counts goes all ways, and one that does not.
-WAYS = ["masked", "locked", "switch", "shards", "static", "rank unknown", "steps", "masked steps"]
+# How the batch comes; of the ways of an updater that needs counts, those in which they matter.
+WAYS = {
+    "window": ["masked", "locked", "shards", "static", "rank unknown", "masked steps"],
+    "debiased": ["masked", "locked", "switch", "shards", "steps"],
+}
 CASES = [(name, "plain") for name in sorted(UPDATERS)]
-CASES += [(name, way) for name in ("window", "debiased", "fading") for way in WAYS]
+CASES += [(name, way) for name, ways in WAYS.items() for way in ways]
 
 
 @pytest.mark.parametrize("name, way", CASES)
-def test_derivatives_are_the_row_weights(name, way, use_resource, warnings, recwarn):
+def test_derivatives_are_the_row_weights(name, way, use_resource, warnings, recwarn, session):
     """And come as a dense tensor."""
     rng = np.random.RandomState(5)
     embeds, labels = make_batch(5, rows=B)
@@ -48,8 +51,7 @@ def test_derivatives_are_the_row_weights(name, way, use_resource, warnings, recw
     with np.errstate(divide="ignore", invalid="ignore"):
         weights = np.where(mask, UPDATERS[name].weigh(0, same.sum(axis=1), later), 0)
     expected = weights[:, None] * (same.T @ upstream)
-    with initialized_session() as session:
-        found, rows = session.run([gradient, rows], {holder: embeds.reshape(axes + [D])})
+    found, rows = session.run([gradient, rows], {holder: embeds.reshape(axes + [D])})
     np.testing.assert_allclose(found.reshape([B, D]), expected, atol=1e-12)
     state = np.zeros([C, D]), np.zeros(C)
     ctrs, _ = reference.apply(UPDATERS[name].rule, *state, embeds, labels, mask)
@@ -58,9 +60,8 @@ def test_derivatives_are_the_row_weights(name, way, use_resource, warnings, recw
 
 
 @pytest.mark.parametrize("training", [True, False, "tensor"])
-def test_none_flows_to_the_table_or_the_rate(training, use_resource):
-    with tf.variable_scope("embed", use_resource=use_resource):
-        ctrs = tf.get_variable("ctrs", [C, D])  # trainable, as many legacy graphs make it
+def test_none_flows_to_the_table_or_the_rate(training, use_resource, session):
+    ctrs = make_ctrs(use_resource, trainable=True)  # as many legacy graphs make it
     embeds, decay = tf.ones([3, D]), tf.placeholder_with_default(0.9, [])
     switch = tf.placeholder_with_default(False, [])
     rows = tf_centers.get_embed_centers(
@@ -74,11 +75,10 @@ def test_none_flows_to_the_table_or_the_rate(training, use_resource):
     (gradient,) = tf.gradients(rows, [embeds])
     assert (gradient is None) == (training is False)
     if training:
-        with initialized_session() as session:
-            assert session.run(gradient).any() == (training is True)
+        assert session.run(gradient).any() == (training is True)
 
 
-def test_unasked_none_flows_but_that_of_a_loss(use_resource):
+def test_unasked_none_flows_but_that_of_a_loss(use_resource, session):
     ctrs = make_ctrs(use_resource, initial=np.ones([C, D]))
     batch, labels = make_batch(5)
     embeds, mask = tf.constant(batch, tf.float32), np.arange(len(batch)) > 0
@@ -91,7 +91,6 @@ def test_unasked_none_flows_but_that_of_a_loss(use_resource):
     assert tf.gradients(distances, [embeds, ctrs]) == [None, None]
     gradients = tf.gradients(loss, [embeds, ctrs, rows])
     assert gradients[1:] == [None, None]
-    with initialized_session() as session:
-        found, x, c = session.run([gradients[0], embeds, rows])
-        np.testing.assert_allclose(found, x - c, rtol=1e-6)
-        assert not found[0].any() and found[1:].all()
+    found, x, c = session.run([gradients[0], embeds, rows])
+    np.testing.assert_allclose(found, x - c, rtol=1e-6)
+    assert not found[0].any() and found[1:].all()

@@ -23,23 +23,23 @@ def test_only_public_tensorflow():
         assert set(found) <= {"tensorflow", "tensorflow.compat.v1"}, path.name
 
 
+def run(code):
+    """Runs Python code in a new process; returns its end, with what it said."""
+    command, pipe = [sys.executable, "-c", code], subprocess.PIPE
+    return subprocess.run(command, cwd=str(PACKAGE.parent), stdout=pipe, stderr=pipe)
+
+
 def test_import_does_not_import_keras():
-    code = (
+    ended = run(
         "import sys, tensorflow; before = set(sys.modules); import tf_centers; "
         "print(sorted(m for m in set(sys.modules) - before if 'keras' in m))"
     )
-    output = subprocess.run(
-        [sys.executable, "-c", code], cwd=str(PACKAGE.parent), stdout=subprocess.PIPE, check=True
-    ).stdout
-    assert output.decode().strip() == "[]"
+    assert ended.returncode == 0 and ended.stdout.decode().strip() == "[]"
 
 
 def test_without_tensorflow_one_line_says_what_to_install():
-    code = "import sys; sys.modules['tensorflow'] = None; import tf_centers"
-    run = subprocess.run(
-        [sys.executable, "-c", code], cwd=str(PACKAGE.parent), stderr=subprocess.PIPE
-    )
-    last = run.stderr.decode().splitlines()[-1]
-    assert run.returncode == 1
+    ended = run("import sys; sys.modules['tensorflow'] = None; import tf_centers")
+    last = ended.stderr.decode().splitlines()[-1]
+    assert ended.returncode == 1
     assert last.startswith("ModuleNotFoundError: tf_centers needs TensorFlow")
     assert last.endswith("pip install tensorflow")
