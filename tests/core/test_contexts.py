@@ -8,12 +8,12 @@ import reference
 import tensorflow
 import tensorflow.compat.v1 as tf
 from helpers import (
+    CALLS,
     MEAN,
     B,
     C,
     D,
     check_refused,
-    initialized_session,
     make_batch,
     make_centers,
     make_ctrs,
@@ -25,28 +25,27 @@ from tf2_code import eager_centers, in_tf2
 import tf_centers
 
 
-def check_state(session, batches):
+def check_state(session, ctrs, batches):
     """The state is that of the cumulative mean of all batches; returns its centers."""
-    ctrs, counts = np.zeros([C, D]), np.zeros(C, int)
+    (counts,) = [v for v in tf.global_variables() if v is not ctrs]
+    state = np.zeros([C, D]), np.zeros(C, int)
     for batch, labels in batches:
-        ctrs, counts = reference.apply(reference.cumulative_mean, ctrs, counts, batch, labels)
-    by_name = {v.name: v for v in tf.global_variables()}
-    found = session.run([by_name["embed/ctrs:0"], by_name["embed/ctrs_count:0"]])
-    np.testing.assert_allclose(found[0], ctrs, atol=1e-5)
-    np.testing.assert_array_equal(found[1], counts)
-    return ctrs
+        state = reference.apply(reference.cumulative_mean, *state, batch, labels)
+    np.testing.assert_allclose(session.run(ctrs), state[0], atol=1e-5)
+    np.testing.assert_array_equal(session.run(counts), state[1])
+    return state[0]
 
 
 def bad_batches():
     """Each with the message it is refused with."""
     batch, labels = make_batch(3)
-    yield batch, np.append(labels[:-1], C), r"found\] \[7\]"
-    yield np.where(batch == batch[-1, -1], np.nan, batch), labels, "expected finite values"
+    yield (batch, np.append(labels[:-1], C)), r"found\] \[7\]"
+    yield (np.where(batch == batch[-1, -1], np.nan, batch), labels), "expected finite values"
 
 
 @pytest.mark.parametrize("training", ["bool", "tensor"])
-def test_in_cond(training, enterable):
-    make_ctrs(enterable)
+def test_in_cond(training, enterable, session):
+    ctrs = make_ctrs(enterable)
     embeds, labels = placeholders()
     taken = tf.placeholder(tf.bool, [])
     switch = True if training == "bool" else tf.placeholder_with_default(True, [])
@@ -57,26 +56,21 @@ def test_in_cond(training, enterable):
 
     rows = tf.cond(taken, update, lambda: tf.zeros_like(embeds))
     batches = [make_batch(0), make_batch(1)]
-    with initialized_session() as session:
-
-        def run(batch, batch_labels, take):
-            return session.run(rows, {embeds: batch, labels: batch_labels, taken: take})
-
-        assert not run(*batches[0], False).any()
-        check_state(session, [])
-        run(*batches[0], True)
-        for batch, batch_labels, message in bad_batches():
-            feed = {embeds: batch, labels: batch_labels}
+    for (batch, batch_labels), message in [(batches[0], None), *bad_batches()]:
+        feed = {embeds: batch, labels: batch_labels}
+        assert not session.run(rows, {**feed, taken: False}).any()
+        if message:
             check_refused(session, rows, {**feed, taken: True}, message)
-            run(batch, batch_labels, False)
-        found = run(*batches[1], True)
-        ctrs = check_state(session, batches)
-        np.testing.assert_allclose(found, ctrs[batches[1][1]], atol=1e-6)
+    check_state(session, ctrs, [])
+    for batch, batch_labels in batches:
+        found = session.run(rows, {embeds: batch, labels: batch_labels, taken: True})
+    expected = check_state(session, ctrs, batches)
+    np.testing.assert_allclose(found, expected[batches[1][1]], atol=1e-6)
 
 
-def test_in_while_loop(enterable):
+def test_in_while_loop(enterable, session):
     """A bad batch of a loop leaves what the iterations before it wrote, and nothing of its own."""
-    make_ctrs(enterable)
+    ctrs = make_ctrs(enterable)
     embeds, labels = tf.placeholder(tf.float32, [None, B, D]), tf.placeholder(tf.int64, [None, B])
 
     def body(step, previous):
@@ -85,38 +79,22 @@ def test_in_while_loop(enterable):
             rows = tf_centers.get_embed_centers(one, labels[step], MEAN)
         return step + 1, rows
 
-    last = tf.while_loop(
-        lambda step, _: step < tf.shape(embeds)[0],
-        body,
-        [tf.constant(0), tf.zeros([B, D])],
-        parallel_iterations=1,
-    )[1]
+    how = dict(loop_vars=[tf.constant(0), tf.zeros([B, D])], parallel_iterations=1)
+    _, last = tf.while_loop(lambda step, _: step < tf.shape(embeds)[0], body, **how)
     good, init = [make_batch(0), make_batch(1)], tf.global_variables_initializer()
-    with initialized_session() as session:
 
-        def run(batches):
-            return session.run(last, dict(zip((embeds, labels), map(list, zip(*batches)))))
+    def run(batches):
+        return session.run(last, dict(zip((embeds, labels), map(list, zip(*batches)))))
 
-        found = run(good)
-        ctrs = check_state(session, good)
-        np.testing.assert_allclose(found, ctrs[good[1][1]], atol=1e-5)
-        expected = state_bits(session, *tf.global_variables())
-        for *bad, message in bad_batches():
-            session.run(init)
-            with pytest.raises(tf.errors.InvalidArgumentError, match=message):
-                run(good + [bad, good[0]])
-            assert state_bits(session, *tf.global_variables()) == expected
-
-
-CALLS = {
-    "get": lambda *batch: tf_centers.get_embed_centers(*batch[:2], MEAN, batch[2]),
-    "update": lambda *batch: tf_centers.update_embed_centers(
-        *batch[:2], None, batch[2], use_locking=True
-    ),
-    "lookup": lambda embeds, labels, centers: tf_centers.lookup_embed_centers(labels, centers),
-    "nearest": lambda embeds, labels, centers: tf_centers.nearest_centers(embeds, centers, k=2),
-    "distances": lambda embeds, labels, centers: tf_centers.center_distances(embeds, centers),
-}
+    found = run(good)
+    expected = check_state(session, ctrs, good)
+    np.testing.assert_allclose(found, expected[good[1][1]], atol=1e-5)
+    bits = state_bits(session, *tf.global_variables())
+    for bad, message in bad_batches():
+        session.run(init)
+        with pytest.raises(tf.errors.InvalidArgumentError, match=message):
+            run(good + [bad, good[0]])
+        assert state_bits(session, *tf.global_variables()) == bits
 
 
 @pytest.mark.parametrize("call", list(CALLS))
@@ -141,12 +119,31 @@ def test_each_server_does_the_work_of_its_shard(call, use_resource):
     assert call not in ("get", "update") or first > 15
 
 
+@pytest.mark.parametrize(
+    "table, batch, locking, training",
+    [(1, 0, True, True), (0, 1, True, "tensor"), (1, 0, False, "tensor"), (0, 1, False, False)],
+)
+def test_without_soft_placement(table, batch, locking, training, use_resource):
+    with tf.device(f"/device:CPU:{table}"):
+        centers = make_centers(tf_centers, use_resource)
+    how = dict(mask=[True, True, True, False], use_locking=locking, is_training=training)
+    with tf.device(f"/device:CPU:{batch}"):
+        if training == "tensor":
+            how["is_training"] = tf.placeholder_with_default(True, [])
+        rows = tf_centers.get_embed_centers(np.ones([4, D]), [1, 2, 2, 6], MEAN, centers, **how)
+        found = tf_centers.lookup_embed_centers([1, 2], centers)
+    config = tf.ConfigProto(device_count={"CPU": 2}, allow_soft_placement=False)
+    with tf.Session(config=config) as session:
+        session.run(tf.global_variables_initializer())
+        session.run(rows)
+        expected = np.zeros([2, D]) if training is False else np.ones([2, D])
+        np.testing.assert_array_equal(session.run(found), expected)
+
+
 def test_local_variables_are_found_by_name(use_resource):
-    how = dict(collections=[tf.GraphKeys.LOCAL_VARIABLES], trainable=False)
-    zeros = tf.zeros_initializer()
-    with tf.variable_scope("embed", use_resource=use_resource, initializer=zeros):
-        ctrs = tf.get_variable("ctrs", [C, D], **how)
-        counts = tf.get_variable("ctrs_count", [C], tf.int64, **how)
+    how = dict(collections=[tf.GraphKeys.LOCAL_VARIABLES], use_resource=use_resource)
+    ctrs = make_ctrs(**how)
+    counts = tf.get_variable("embed/ctrs_count", initializer=np.zeros([C], int), **how)
     update = tf_centers.update_embed_centers(tf.ones([1, D]), [3])
     rows = tf_centers.lookup_embed_centers([3])
     with tf.Session() as session:
@@ -169,22 +166,20 @@ def test_name_is_the_scope_of_the_ops(use_resource):
 class Given:
     """A batch whose conversion to a tensor sees who asks for it."""
 
-    def __init__(self, value, generated):
-        self.value, self.generated = value, generated
+    def __init__(self, value):
+        self.value, self.generated = value, set()
 
-
-def convert(given, dtype=None, name=None, as_ref=False):
-    for frame in inspect.stack():
-        if "autograph_generated" in frame.filename:
-            given.generated.add(frame.function)
-    return tensorflow.constant(given.value)
+    def convert(self, dtype=None, name=None, as_ref=False):
+        frames = [one for one in inspect.stack() if "autograph_generated" in one.filename]
+        self.generated.update(frame.function for frame in frames)
+        return tensorflow.constant(self.value)
 
 
 @in_tf2
 def test_autograph_does_not_rewrite_the_package():
-    tensorflow.register_tensor_conversion_function(Given, convert)
-    centers, generated = eager_centers(), set()
-    embeds, labels = Given(np.ones([2, D], np.float32), generated), Given([0, 1], generated)
+    tensorflow.register_tensor_conversion_function(Given, Given.convert)
+    centers = eager_centers()
+    embeds, labels = Given(np.ones([2, D], np.float32)), Given([0, 1])
 
     @tensorflow.function
     def step():
@@ -195,30 +190,7 @@ def test_autograph_does_not_rewrite_the_package():
         return tf_centers.nearest_centers(embeds, centers)
 
     step()
-    assert generated == {"tf__step"}
-
-
-@in_tf2
-@pytest.mark.parametrize("call", ["lookup", "lookup of two axes", "get"])
-def test_a_bad_label_shows_under_xla_behind_other_checks(call):
-    """Where shapes have to be checked at run time as well, which are right."""
-    ctrs = tensorflow.Variable(np.random.RandomState(1).randn(C, D).astype(np.float32))
-    axes = [None, None] if "axes" in call else None
-    specs = [tensorflow.TensorSpec(None, tf.float32), tensorflow.TensorSpec(axes, tf.int64)]
-
-    def read(embeds, labels):
-        if call != "get":
-            return tf_centers.lookup_embed_centers(labels, ctrs)
-        return tf_centers.get_embed_centers(embeds, labels, centers=ctrs, is_training=False)
-
-    compiled = tensorflow.function(read, jit_compile=True, input_signature=specs)
-    for labels in ([3, 6], [3, C], [-1, 3]):
-        labels = np.array([labels, labels] if axes else labels)
-        found = compiled(tf.ones([2, D]), tf.constant(labels)).numpy()
-        if labels.max() == 6:
-            np.testing.assert_array_equal(found, ctrs.numpy()[labels])
-        else:
-            assert found.shape == labels.shape + (D,) and np.isnan(found).all()
+    assert embeds.generated == labels.generated == {"tf__step"}
 
 
 @in_tf2
