@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import reference
 import tensorflow.compat.v1 as tf
-from helpers import MEAN, initialized_session, make_ctrs
+from helpers import MEAN, initialized_session, make_ctrs, placeholders
 
 import tf_centers
 
@@ -23,71 +23,61 @@ def ours_of(embeds, labels, ctrs):
     return tf_centers.get_embed_centers(embeds, labels, centers=ctrs)
 
 
-def _steps(build, use_resource, batches, dims=1):
+def steps(build, use_resource, batches):
     """The returned rows of each batch, and the centers at the end."""
-    ctrs = make_ctrs(use_resource, [3, dims])
-    embeds = tf.placeholder(tf.float32, [None, dims])
-    labels = tf.placeholder(tf.int32, [None])
-    rows = build(embeds, labels, ctrs)
-    with initialized_session() as session:
-        found = []
-        for batch, batch_labels in batches:
-            try:
-                found.append(session.run(rows, {embeds: batch, labels: batch_labels}))
-            except tf.errors.InvalidArgumentError:
-                found.append(None)
-        return found, session.run(ctrs)
+    with tf.Graph().as_default():
+        ctrs, (embeds, labels) = make_ctrs(use_resource, [3, 1]), placeholders(1)
+        rows, found = build(embeds, labels, ctrs), []
+        with initialized_session() as session:
+            for batch, batch_labels in batches:
+                try:
+                    found.append(session.run(rows, {embeds: batch, labels: batch_labels}))
+                except tf.errors.InvalidArgumentError:
+                    found.append(None)
+            return found, session.run(ctrs)
 
 
 def test_never_moves_on_resource_variables(use_resource):
     batches = [(np.ones([1, 1]), [1])] * 100
-    _, theirs = _steps(recipe, use_resource, batches)
-    with tf.Graph().as_default():
-        _, ours = _steps(ours_of, use_resource, batches)
+    _, theirs = steps(recipe, use_resource, batches)
+    _, ours = steps(ours_of, use_resource, batches)
     # 100 steps towards 1.0 leave 0.95^100 of the way
     assert ours[1, 0] == pytest.approx(1 - DECAY**100, abs=1e-6)
     assert theirs[1, 0] == (0.0 if use_resource else pytest.approx(ours[1, 0], abs=1e-5))
 
 
-def test_diverges_on_repeated_labels():
+def test_diverges_on_repeated_labels(use_resource):
     batches = [(np.ones([64, 1]), [1] * 64)] * 40
-    theirs, _ = _steps(recipe, False, batches)
+    theirs, _ = steps(recipe, False, batches)
     centers = [rows[0, 0] for rows in theirs]
     np.testing.assert_allclose(centers[:5], [3.2, -3.84, 11.648, -22.4256, 52.53632], rtol=1e-4)
     assert abs(centers[-1]) > 1e13
-    for use_resource in (False, True):
-        with tf.Graph().as_default():
-            ours, _ = _steps(ours_of, use_resource, batches)
-        # 1 - 0.95^64 in the first step already, and never beyond 1
-        assert ours[0][0, 0] == pytest.approx(1 - DECAY**64, abs=1e-6)
-        assert all(0 < rows[0, 0] <= 1 + 1e-6 for rows in ours)
+    ours, _ = steps(ours_of, use_resource, batches)
+    # 1 - 0.95^64 in the first step already, and never beyond 1
+    assert ours[0][0, 0] == pytest.approx(1 - DECAY**64, abs=1e-6)
+    assert all(0 < rows[0, 0] <= 1 + 1e-6 for rows in ours)
 
 
 def test_one_nan_poisons_a_class_for_ever(use_resource):
     good, bad = (np.ones([2, 1]), [1, 2]), (np.array([[np.nan], [1.0]]), [1, 2])
     batches = [good, bad] + [good] * 50
-    _, theirs = _steps(recipe, False, batches)
+    _, theirs = steps(recipe, False, batches)
     assert np.isnan(theirs[1, 0]) and np.isfinite(theirs[2, 0])
-    with tf.Graph().as_default():
-        ours, ctrs = _steps(ours_of, use_resource, batches)
+    ours, ctrs = steps(ours_of, use_resource, batches)
     assert ours[1] is None  # refused, and nothing of that batch was written
     expected = reference.exponential_window(np.zeros(1), 0, np.ones([51, 1]))
     np.testing.assert_allclose(ctrs, [[0.0], expected, expected], atol=1e-6)
 
 
-def test_state_is_saved(use_resource, tmp_path):
+def test_state_is_saved(use_resource, tmp_path, session):
     """Facenet saves `tf.trainable_variables()`, in which its centers are not."""
     ctrs = make_ctrs(use_resource, [3, 1])
     tf.get_variable("network", [1])
     rows = tf_centers.get_embed_centers([[1.0]], [1], MEAN)
-    savers = {"theirs": tf.train.Saver(tf.trainable_variables()), "ours": tf.train.Saver()}
-    with initialized_session() as session:
-        session.run([rows, ctrs])
-        saved = {
-            name: tf.train.load_checkpoint(
-                saver.save(session, str(tmp_path / name))
-            ).get_variable_to_shape_map()
-            for name, saver in savers.items()
-        }
-    assert sorted(saved["theirs"]) == ["network"]
-    assert sorted(saved["ours"]) == ["embed/ctrs", "embed/ctrs_count", "network"]
+    theirs, ours = tf.train.Saver(tf.trainable_variables()), tf.train.Saver()
+    session.run([rows, ctrs])
+    state = ["embed/ctrs", "embed/ctrs_count"]
+    for saver, names in ((theirs, ["network"]), (ours, [*state, "network"])):
+        path = saver.save(session, str(tmp_path / "model"))
+        found = tf.train.load_checkpoint(path).get_variable_to_shape_map()
+        assert sorted(found) == names

@@ -8,17 +8,7 @@ import numpy as np
 import pytest
 import reference
 import tensorflow.compat.v1 as tf
-from helpers import (
-    MEAN,
-    D,
-    check_refused,
-    initialized_session,
-    make_batch,
-    make_centers,
-    parts,
-    read_state,
-    state_bits,
-)
+from helpers import MEAN, D, make_batch, make_centers, make_ctrs, parts, read_state
 
 import tf_centers
 
@@ -28,80 +18,22 @@ C, B = 11, 40  # uneven in every number of shards below
 RULE = reference.cumulative_mean
 
 
-def make_sharded(shards, use_resource, **kwargs):
-    return make_centers(tf_centers, use_resource, C, D, shards, **kwargs)
-
-
-@pytest.mark.parametrize("use_locking", [False, True])
-@pytest.mark.parametrize("shards", [1, 3])
-def test_nothing_is_written_to_any_shard_after_an_error(shards, use_locking, use_resource):
-    centers = make_sharded(shards, use_resource)
-    embeds, labels = tf.placeholder(tf.float32), tf.placeholder(tf.int64)
-    decay = tf.placeholder_with_default(0.5, [])
-    how = (tf_centers.ExponentialWindow(decay), centers)
-    rows = tf_centers.get_embed_centers(embeds, labels, *how, use_locking=use_locking)
-    update = tf_centers.update_embed_centers(embeds, labels, *how, use_locking=use_locking)
-    batch, batch_labels = make_batch(0, B, C, D)
-    good = {embeds: batch, labels: batch_labels}
-    wrong = {
-        "label in": {labels: np.append(batch_labels[:-1], C)},
-        "label in .*-1": {labels: np.append(batch_labels[:-1], -1)},
-        "finite": {embeds: np.append(batch[:-1], np.full([1, D], np.nan), 0)},
-        "decay": {decay: 1.5},
-        "label_batch": {labels: batch_labels[:-1]},
-    }
-    with initialized_session() as session:
-        session.run(rows, good)
-        for what, bad in wrong.items():
-            for call in (rows, update):
-                message = "_embed_centers: expected .*" + what
-                check_refused(session, call, {**good, **bad}, message, *centers)
-        before = state_bits(session, *centers)
-        session.run(rows, good)  # The lock is free again.
-        assert state_bits(session, *centers) != before
-
-
-@pytest.mark.parametrize("shards", [1, 2, 3, C])
-def test_lookup(shards, use_resource, control_flow):
-    # Of every label, the first and the last class of every shard among them; of none; of a bad one.
-    initial = np.arange(1.0, C * D + 1).reshape(C, D)
-    centers = make_sharded(shards, use_resource, initializer=initial)
-    sizes = [v.shape.as_list()[0] for v in centers.ctrs]
-    assert sizes == [len(part) for part in np.array_split(initial, shards)]
-    labels, every = tf.placeholder(tf.int64, [None]), np.random.RandomState(0).permutation(C)
-    rows = tf_centers.lookup_embed_centers(labels, centers)
-    none = tf_centers.lookup_embed_centers(tf.zeros([0], tf.int64), centers)
-    assert none.shape.as_list() == [0, D]
-    switch = tf.placeholder_with_default(False, [])
-    batch = tf.ones([C, D]), every, MEAN, centers
-    switched = tf_centers.get_embed_centers(*batch, is_training=switch, use_locking=True)
-    with initialized_session() as session:
-        for found in (session.run(rows, {labels: every}), session.run(switched)):
-            np.testing.assert_array_equal(found, initial[every])
-        assert session.run(rows, {labels: []}).shape == session.run(none).shape == (0, D)
-        check_refused(session, rows, {labels: [3, C]}, r"in \[0, 11\), found\] \[11\]", *centers)
-
-
-def test_legacy_shards_by_name_and_as_variable(use_resource):
+def test_legacy_shards_by_name_and_as_variable(use_resource, session):
     # Made by get_variable, found by the name of the scope; the counts are made on demand.
-    partitioner = tf.fixed_size_partitioner(3)
-    with tf.variable_scope("embed", partitioner=partitioner, use_resource=use_resource):
-        ctrs = tf.get_variable("ctrs", [C, D], tf.float64, tf.zeros_initializer())
+    ctrs = make_ctrs(use_resource, [C, D], tf.float64, shards=3)
     batch, labels = make_batch(0, B, C, D)
     with tf.variable_scope("embed", reuse=True):  # below it there is none, so it is absolute
         rows = tf_centers.get_embed_centers(tf.constant(batch), labels, MEAN)
     with tf.control_dependencies([rows]):
         again = tf_centers.get_embed_centers(tf.identity(batch), labels, MEAN, ctrs)
-    expected = ["embed/ctrs/part_%d:0", "embed/ctrs_count/part_%d:0"]
-    names = {v.name: v for v in tf.global_variables()}
-    assert sorted(names) == sorted(name % part for name in expected for part in range(3))
-    shapes = [names[expected[1] % part].shape.as_list() for part in range(3)]
-    assert shapes == [v.shape.as_list()[:1] for v in ctrs]
+    shapes = {v.name: v.shape.as_list() for v in tf.global_variables()}
+    assert len(shapes) == 6
+    for part, shard in enumerate(ctrs):
+        assert shapes[f"embed/ctrs_count/part_{part}:0"] == shard.shape.as_list()[:1]
     expected = np.zeros([C, D]), np.zeros(C, int)
     for _ in range(2):
         expected = reference.apply(RULE, *expected, batch, labels)
-    with initialized_session() as session:
-        np.testing.assert_allclose(session.run(again), expected[0][labels])
+    np.testing.assert_allclose(session.run(again), expected[0][labels])
 
 
 def test_split_by_columns_is_refused(use_resource):
@@ -118,25 +50,23 @@ def test_split_by_columns_is_refused(use_resource):
 
 
 def test_counts_of_other_shards_are_refused(use_resource):
-    ctrs = make_sharded(3, use_resource).ctrs
+    ctrs = make_centers(tf_centers, use_resource, C, D, 3).ctrs
     with tf.variable_scope("other", partitioner=tf.fixed_size_partitioner(2)):
         counts = tf.get_variable("counts", [C], tf.int64, tf.zeros_initializer())
     centers = tf_centers.EmbedCenters(ctrs, counts)
-    with pytest.raises(
-        ValueError, match=r"counts must have shards of shapes \[\[4\], \[4\], \[3\]\]"
-    ):
+    message = r"counts must have shards of shapes \[\[4\], \[4\], \[3\]\]"
+    with pytest.raises(ValueError, match=message):
         tf_centers.update_embed_centers([[1.0] * D], [1], None, centers)
 
 
-@pytest.mark.parametrize("earlier", [None, 2])
-@pytest.mark.parametrize("later", [None, 1, 3, 4])
+@pytest.mark.parametrize("earlier, later", [(None, 4), (2, None), (2, 3), (None, 1)])
 def test_a_checkpoint_moves_between_numbers_of_shards(earlier, later, use_resource, tmp_path):
     """And to the other kind of variables."""
     batch, labels = make_batch(0, B, C, D)
     path, state = os.path.join(str(tmp_path), "model"), []
     for shards, kind in ((earlier, use_resource), (later, not use_resource)):
         with tf.Graph().as_default(), tf.Session() as session:
-            centers = make_sharded(shards, kind)
+            centers = make_centers(tf_centers, kind, C, D, shards)
             if not state:
                 update = tf_centers.update_embed_centers(batch, labels, MEAN, centers)
                 session.run(tf.global_variables_initializer())
@@ -150,7 +80,7 @@ def test_a_checkpoint_moves_between_numbers_of_shards(earlier, later, use_resour
         assert before.any()
 
 
-@pytest.mark.parametrize("shards", [None, 1, 3, 4])
+@pytest.mark.parametrize("shards", [None, 3])
 @pytest.mark.parametrize("written_by", WRITTEN_BY)
 def test_a_checkpoint_moves_between_versions(written_by, shards, use_resource):
     assert {"tensorflow-1.15", "tensorflow-2.21"} <= set(WRITTEN_BY)
@@ -173,10 +103,8 @@ def test_counts_made_on_demand_are_where_the_centers_are(placed, shards, use_res
     setter = tf.train.replica_device_setter(ps_tasks=3)
     with tf.device("/job:ps/task:2"):
         other = tf.get_variable("other", [1], use_resource=use_resource)
-    splits = tf.fixed_size_partitioner(shards) if shards else None
-    with tf.variable_scope("net/part_1/embed", partitioner=splits, use_resource=use_resource):
-        with tf.device(setter if placed else None):
-            ctrs = tf.get_variable("ctrs", [C, D])
+    with tf.device(setter if placed else None):
+        ctrs = make_ctrs(use_resource, [C, D], scope="net/part_1/embed", shards=shards)
     with tf.device(setter), tf.get_default_graph().colocate_with(other.op):
         tf_centers.update_embed_centers([[1.0] * D], [1], MEAN, "net/part_1/embed")
     counts = {v.name: v.device for v in tf.global_variables() if "count" in v.name}
