@@ -1,5 +1,5 @@
 # pyright: standard, reportUnnecessaryTypeIgnoreComment=true
-"""What type checkers see of the installed package; `nox -s packages pyright` runs both, nothing runs this.
+"""What type checkers see of the installed package, in `nox -s packages pyright`; nothing runs it.
 
 Each line with a comment `type: ignore` is a mistake. Where types got lost, mypy and pyright would
 miss it, and complain of a comment that is of no use.

@@ -99,6 +99,10 @@ def test_create_twice_is_refused_unless_the_scope_reuses(shards, use_resource):
                 assert [id(v) for v in parts(first)] == [id(v) for v in parts(second)]
             with pytest.raises(ValueError, match=r"^create_embed_centers: .*shape \[7, 6\]"):
                 make_centers(tf_centers, use_resource, num_dims=D + 1, shards=shards)
+            with pytest.raises(ValueError, match="expected embed/ctrs with a constraint"):
+                make_centers(tf_centers, use_resource, shards=shards, constraint=tf.identity)
+            with pytest.raises(ValueError, match="counts of embed/ctrs of float64, found int64"):
+                make_centers(tf_centers, use_resource, shards=shards, count_dtype=tf.float64)
     assert _variables() == before
 
 

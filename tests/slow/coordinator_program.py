@@ -198,6 +198,79 @@ def checkpoints(coordinator):
     compare(servers.read(centers))
 
 
+def traffic(coordinator):
+    """Only the rows of a batch cross the network, in every call, not the table of 100 MB."""
+    centers, table_bytes = coordinator.create(400_000, DIMS), 400_000 * DIMS * 4
+    how = {"updater": MEAN, "centers": centers, "use_locking": True}
+    batch = tf.ones([ROWS, DIMS]), tf.constant(np.random.randint(400_000, size=ROWS))
+
+    def update(embeds, labels):
+        tf_centers.update_embed_centers(embeds, labels, **how)
+
+    for call in (
+        update,
+        lambda embeds, labels: tf_centers.get_embed_centers(embeds, labels, **how),
+        lambda embeds, labels: tf_centers.lookup_embed_centers(labels, centers),
+    ):
+        step, before = tf.function(call), received_bytes()
+        for _ in range(20):
+            coordinator.schedule(step, args=batch)
+        coordinator.join()
+        # Much less than a table each time, though other tests may use this network as well.
+        assert received_bytes() - before < 5 * table_bytes
+
+
+def received_bytes():
+    """All that the loopback device has received."""
+    lines = pathlib.Path("/proc/net/dev").read_text("utf-8").splitlines()
+    return next(int(line.split()[1]) for line in lines if line.split()[0] == "lo:")
+
+
+def late_batch(coordinator):
+    """No lock is held while a batch is on its way, so the other workers go on."""
+    centers = coordinator.create(7, 5)
+    with coordinator.strategy.scope():
+        gate = tf.Variable(0.0, trainable=False)
+
+    @tf.function
+    def late():
+        value = gate.read_value()
+        while value < 1.0:
+            value = gate.read_value()
+        embeds = tf.fill([3, 5], value)
+        return tf_centers.get_embed_centers(embeds, [1, 1, 2], MEAN, centers, use_locking=True)
+
+    rows, step = coordinator.schedule(late), updater_step(centers, use_locking=True)
+    for _ in range(6):
+        coordinator.schedule(step, args=draw(np.random, np.arange(7))).fetch()
+    gate.assign(1.0)
+    assert rows.fetch().shape == (3, 5)
+    coordinator.join()
+
+
+def keras_fit(coordinator):
+    """`fit` of Keras 2 locks by itself; that of Keras 3 does not support the strategy."""
+    keras = tf.keras
+    if not hasattr(keras.utils, "experimental"):
+        return
+    from tf_centers.keras import ComputeCenter
+
+    with coordinator.strategy.scope():
+        labels, embeds = keras.Input([1], dtype="int64"), keras.Input([DIMS])
+        layer = ComputeCenter(SHARED, MEAN)
+        model = keras.Model([labels, embeds], layer([labels, embeds]))
+        model.compile("sgd")
+    random = np.random.RandomState(0)
+    own = random.randint(SHARED, size=[400, 1]), random.randn(400, DIMS).astype(np.float32)
+    data = tf.data.Dataset.from_tensor_slices((own, np.zeros(400))).batch(400).repeat()
+    creator = keras.utils.experimental.DatasetCreator(lambda context: data)
+    model.fit(creator, steps_per_epoch=30, verbose=0)
+    expected = [own[1][own[0][:, 0] == label].mean(0) for label in range(SHARED)]
+    ctrs, counts = servers.read([layer.ctrs, layer.counts])
+    np.testing.assert_allclose(ctrs, expected, 1e-4, 1e-4)
+    np.testing.assert_array_equal(counts, 30 * np.bincount(own[0][:, 0], minlength=SHARED))
+
+
 def lost_server(coordinator):
     centers = coordinator.create(7, 5)
     step = updater_step(centers, use_locking=True)
@@ -212,7 +285,7 @@ def lost_server(coordinator):
     os._exit(0)  # A usual exit waits for the server.
 
 
-IN_SHARDS = locked, updaters, errors, reads, checkpoints
+IN_SHARDS = locked, updaters, errors, reads, checkpoints, keras_fit
 
 
 def main(checks, cluster, folder):

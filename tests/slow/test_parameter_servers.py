@@ -43,8 +43,8 @@ def coordinate(start, tmp_path):
 
 def test_tables_in_shards_and_a_lost_server(coordinate):
     """Exact under the lock; without it rows are lost, which a warning has said."""
-    checks = "locked,unlocked,updaters,errors,reads,checkpoints,lost_server"
-    run, server = coordinate(checks)
+    checks = "locked,unlocked,updaters,errors,reads,checkpoints,traffic,late_batch,keras_fit"
+    run, server = coordinate(f"{checks},lost_server")
     run.wait_for("ready")
     server.kill()
     run.tell("go on")
