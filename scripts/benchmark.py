@@ -1,6 +1,7 @@
 """Times updaters against the usual recipe, and searches against a product and `top_k`.
 
   python scripts/benchmark.py [--json=PATH] [--sizes=C/D/B,C/D/B,...] [--searches=C/D/B,...]
+    [--options=C/D/B,...]
   python scripts/benchmark.py --table=PATH,PATH
 
 Prints ratios of medians within one run. The second form prints what several runs wrote, such as
@@ -39,6 +40,7 @@ MOST_ONE_HOT = 2 * 10**7
 
 flags.DEFINE_list("sizes", SIZES.split(","), "Sizes to time: classes/dims/rows of a batch.")
 flags.DEFINE_list("searches", SEARCHES.split(","), "Sizes to time searches of, in the same form.")
+flags.DEFINE_list("options", [], "Sizes to time options of one updater, in the same form.")
 flags.DEFINE_integer("runs", 200, "Timed steps of each contender at each size.", lower_bound=5)
 flags.DEFINE_integer("threads", 2, "Threads, within and between ops.", lower_bound=1)
 flags.DEFINE_boolean("feed", False, "Feed the batch from NumPy in every step.")
@@ -121,6 +123,32 @@ CONTENDERS = {
     "dense codebook": dense_codebook,
 }
 ONE_HOT = ("dense one-hot", "dense codebook")
+
+
+def option(shards: int = 0, **given: Any) -> Callable[..., tf.Tensor]:
+    """`get_embed_centers` with arguments, which may be functions of the labels."""
+
+    def build(ctrs: Any, embeds: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
+        if shards:
+            with tf.variable_scope("sharded", partitioner=tf.fixed_size_partitioner(shards)):
+                ctrs = tf.get_variable("ctrs", ctrs.shape, trainable=False)
+        ready = {name: arg(labels) if callable(arg) else arg for name, arg in given.items()}
+        return tf_centers.get_embed_centers(embeds, labels, None, ctrs, **ready)
+
+    return build
+
+
+OPTIONS = {
+    "plain": option(),
+    "validate_args=False": option(validate_args=False),
+    "mask": option(mask=lambda labels: labels >= 0),
+    "is_training tensor": option(is_training=lambda _: tf.placeholder_with_default(True, [])),
+    "use_locking": option(use_locking=True),
+    "2 shards": option(2),
+    "4 shards": option(4),
+    "4 shards, use_locking": option(4, use_locking=True),
+    "lookup": lambda ctrs, _, labels: tf_centers.lookup_embed_centers(labels, ctrs),
+}
 
 
 # The nearest class of each row; labels take no part.
@@ -266,6 +294,7 @@ def run_benchmark(values: flags.FlagValues) -> Dict[str, Any]:
         "fed": values.feed,
         "timings": time_sizes(CONTENDERS, values.sizes),
         "searches": time_sizes(SEARCHERS, values.searches),
+        "options": time_sizes(OPTIONS, values.options),
     }
 
 
@@ -287,7 +316,7 @@ def main(argv: List[str]) -> int:
                     runs.append(json.load(file))
             print(format_table(runs))
             return 0
-        for size in values.sizes + values.searches:
+        for size in values.sizes + values.searches + values.options:
             parse_size(size)
         if values.json and not os.path.isdir(os.path.dirname(os.path.abspath(values.json))):
             raise ValueError(f"--json={values.json}: expected a path in a folder that exists")
