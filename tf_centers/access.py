@@ -42,7 +42,8 @@ def write_rows(variable: Any, rows: tf.Tensor, values: tf.Tensor) -> Any:
 def write_first_rows(variable: Any, values: tf.Tensor) -> Any:
     """Overwrites the first rows of a variable; returns what `write_rows` does."""
     values = tf.cast(values, variable.dtype.base_dtype)
-    if values.shape[0] != variable.shape[0]:
+    # As lists, since an unknown size of TensorFlow 1.15 differs from none.
+    if values.shape.as_list()[:1] != variable.shape.as_list()[:1]:
         return write_rows(variable, tf.range(tf.shape(values)[0]), values)
     with colocated(variable):  # The variable takes over the memory of the values.
         return tf.assign(variable, values)
@@ -103,16 +104,12 @@ def notes(kind: str) -> Dict[str, Any]:
 def colocated(variable: Any) -> Any:
     """A context whose ops run on the device of the variable, whatever the current device."""
     # An op in a function cannot be colocated with one outside, but follows its resource anyway.
-    if in_tf2_code() or variable.op.graph is not tf.get_default_graph():
-        return contextlib.nullcontext()
-    return tf.get_default_graph().colocate_with(variable.op, ignore_existing=True)
+    return contextlib.nullcontext() if _is_outside(variable) else _beside(variable)
 
 
 def on_device_of(variable: Any) -> Any:
     """As `colocated`, for ops that have no resource to follow."""
-    if not in_tf2_code() and variable.op.graph is tf.get_default_graph():
-        return colocated(variable)
-    return _only_on(variable.device)
+    return _only_on(variable.device) if _is_outside(variable) else _beside(variable)
 
 
 def on_machine_of(variable: Any) -> Any:
@@ -136,6 +133,14 @@ def on_host() -> Any:
     return tf.device("/device:CPU:0")
 
 
+def _is_outside(variable: Any) -> bool:
+    return in_tf2_code() or variable.op.graph is not tf.get_default_graph()
+
+
+def _beside(variable: Any) -> Any:
+    return tf.get_default_graph().colocate_with(variable.op, ignore_existing=True)
+
+
 def _only_on(device: str) -> Any:
     stack = contextlib.ExitStack()
     stack.enter_context(tf.device(None))  # forgets the device of the caller
@@ -147,18 +152,18 @@ def control_flow() -> Tuple[bool, Dict[str, str]]:
     """Where in the control flow of a graph the caller is.
 
     Returns:
-      Whether it may run several times at once, as the body of a loop or of `Dataset.map` does, and
-      the branches that it is in, by their conditions.
+      Whether it may run several times at once, as the body of a loop, of `Dataset.map` or of a
+      function does, and the branches that it is in, by their conditions.
     """
     graph, is_tf2 = tf.get_default_graph(), in_tf2_code()
     repeats, branches = False, {}
     # Control flow of TensorFlow 2: graphs in graphs, whose names say what they are.
     while getattr(graph, "outer_graph", None) is not None:
         condition, _, branch = graph.name.rpartition("_")[0].rpartition("_")
-        # In TF2 code the iterations of a loop run in order.
-        repeats |= graph.name.startswith("Dataset_") or (branch == "body" and not is_tf2)
         if branch in ("true", "false") or branch.startswith("branch"):
             branches[f"{getattr(graph.outer_graph, 'name', '')}/{condition}"] = branch
+        else:  # In TF2 code, the iterations of a loop and the calls of a function run in order.
+            repeats |= not is_tf2 or graph.name.startswith("Dataset_")
         graph = graph.outer_graph
     if not is_tf2:
         # Control flow of TensorFlow 1: a tensor from outside comes in by an op for each context.

@@ -37,8 +37,8 @@ def warn_of_overlap(checks: Checks, table: Table, device: str, use_locking: bool
         notes("overlap")[name] = here
         tf.logging.warning(
             f"{checks.caller}: updates of {table.name} may run at the same time, from two calls in "
-            "this graph, from one in a loop, or from several workers, and those without a lock may "
-            f"overwrite each other; {checks.lock_advice}"
+            "this graph, from one in a loop or a function, or from several workers, and those "
+            f"without a lock may overwrite each other; {checks.lock_advice}"
         )
 
 

@@ -102,16 +102,15 @@ class Weigher:
     Attributes:
       needs_counts: as the updater has it.
       count_decay: as the updater has it, but a float64 scalar, or None.
+      batch_size: the number of rows in all shards.
     """
 
     def __init__(self, checks: Checks, updater: Updater, batch_size: tf.Tensor) -> None:
         self.needs_counts, self.count_decay = updater.needs_counts, None
-        self.checks, self._updater = checks, updater
-        self._rates: Dict[Tuple[str, bool, int], tf.Tensor] = {}
+        self.checks, self.batch_size, self._updater = checks, batch_size, updater
+        self._rates: Dict[Tuple[str, bool, int], Tuple[Any, tf.Tensor]] = {}
         if updater.count_decay is not None:
-            decay = self.read_rate("decay", updater.count_decay, False)
-            # Without a row in any shard, nothing is updated, so nothing fades.
-            self.count_decay = tf.where(batch_size > 0, decay, tf.ones_like(decay))
+            self.count_decay = self.read_rate("decay", updater.count_decay, False)
 
     def weigh(self, rows: Rows, check: bool) -> tf.Tensor:
         """The weight `[R]` of each row."""
@@ -145,8 +144,9 @@ class Weigher:
             return tf.constant(rate, tf.float64)
         key = name, below_one, id(rate)
         if key not in self._rates:
-            # In float64, where 1 - decay keeps its digits.
-            found = scalar(self.checks, name, tf.cast(rate, tf.float64))
+            # In float64, where 1 - decay keeps its digits; cast after the check, which TensorFlow's
+            # optimizer would otherwise take past the reshape that it guards.
+            found = tf.cast(scalar(self.checks, name, tf.convert_to_tensor(rate)), tf.float64)
             # A copy, since the value of a ref variable is its memory: so the value checked is the
             # value used, whoever assigns the variable meanwhile.
             found = tf.gather(tf.reshape(found, [1]), 0)
@@ -155,8 +155,8 @@ class Weigher:
                 f"{name} in [0, 1{')' if below_one else ']'}, found",
                 found,
             )
-            self._rates[key] = found
-        return self._rates[key]
+            self._rates[key] = rate, found  # A tensor that is gone would leave its id to another.
+        return self._rates[key][1]
 
 
 def valid(row_weights: _Method) -> _Method:

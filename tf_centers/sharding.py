@@ -1,7 +1,7 @@
 """Where lookups and updates run: on the machine of each shard, with or without its lock."""
 
 from functools import partial, reduce
-from typing import Any, Callable, List, Tuple, TypeVar
+from typing import Any, Callable, List, Sequence, Tuple, TypeVar
 
 import tensorflow.compat.v1 as tf
 
@@ -29,7 +29,7 @@ def read_table(checks: Checks, table: Table, labels: tf.Tensor, field: str = "ct
     """Gathers the centers (or "counts") of `labels [R]`; only they cross the network."""
     parts, places = _split(checks, table, labels, updates=False)
     variables = [getattr(shard, field) for shard in table.shards]
-    rows = _on_each(table, [partial(read_rows, *each) for each in zip(variables, parts)])
+    rows = _on_each(table, read_rows, variables, parts)
     return tf.stop_gradient(checks.nan_unless_passed(_join(places, rows, labels)))
 
 
@@ -48,39 +48,38 @@ def update_table(
     # Taken here, so that each machine is sent only its own rows.
     embeds = [take(batch.embeds, own, dense) for own in places] or [batch.embeds]
     prepare = partial(ShardUpdate, weigher, table, dense)
-    each = zip(table.shards, embeds, labels)
-    updates = _on_each(table, [partial(prepare, *own) for own in each])
+    updates = _on_each(table, prepare, table.shards, embeds, labels)
     locks: List[Any] = []
     try:
         with uninterrupted():
             if use_locking:
-                inputs = sum(_on_each(table, [own.inputs for own in updates]), checks.ops)
+                inputs = sum(_on_each(table, ShardUpdate.inputs, updates), checks.ops)
                 # No replica may wait for another while it holds a lock.
                 with tf.control_dependencies([barrier(inputs)] if replicated else inputs):
                     locks += take_locks(table.shards)
             with tf.control_dependencies(locks):
-                ready = sum(_on_each(table, [update.compute for update in updates]), checks.ops)
+                ready = sum(_on_each(table, ShardUpdate.compute, updates), checks.ops)
             if places:
                 ready = [tf.group(*ready)]  # which gathers them once for each machine
             if replicated and not use_locking:
                 ready = [barrier(ready)]
             with tf.control_dependencies(ready):
-                writes = _on_each(table, [update.write for update in updates])
+                writes = _on_each(table, ShardUpdate.write, updates)
             with tf.control_dependencies(sum(writes, [])):
                 writes.append(release_locks(table.shards, locks))
     finally:
         locks.clear()  # In eager code, the traceback of an error would go on holding them.
-    rows = _on_each(table, [partial(update.rows, read) for update in updates])
+    rows = _on_each(table, partial(ShardUpdate.rows, read=read), updates)
     warn_of_overlap(checks, table, batch.embeds.device, use_locking)
     return _join(places, rows, batch.labels), sum(writes, [])
 
 
-def _on_each(table: Table, calls: List[Callable[[], _T]]) -> List[_T]:
-    """The results of a call for each shard, made on its machine."""
+def _on_each(table: Table, call: Callable[..., _T], *columns: Sequence[Any]) -> List[_T]:
+    """The results of a call for each shard, made on its machine from its place in each column."""
     results = []
-    for shard, call in zip(table.shards, calls):
+    for shard, own in zip(table.shards, zip(*columns)):
         with on_machine_of(shard.ctrs):
-            results.append(call())
+            results.append(call(*own))
     return results
 
 

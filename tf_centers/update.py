@@ -17,7 +17,6 @@ import tensorflow.compat.v1 as tf
 
 from tf_centers.access import (
     add_to_rows,
-    read_range,
     read_rows,
     take,
     write_first_rows,
@@ -57,10 +56,13 @@ class ShardUpdate:
     def inputs(self) -> List[tf.Tensor]:
         """What has to be there before a lock is taken.
 
-        With it has arrived whatever the row weights take from outside, which may depend on another
-        update that takes the same lock.
+        With it has arrived whatever the row weights and the constraint take from outside, which may
+        depend on another update that takes the same lock.
         """
         needed = [self._index, self._classes]
+        if self._table.constraint is not None:
+            none = tf.zeros([0, self._table.shape[1]], self._dtype)
+            needed.append(self._kept(none))
         if self._weigher.count_decay is not None:
             needed.append(self._weigher.count_decay)
         if self._sums is not None:
@@ -80,12 +82,14 @@ class ShardUpdate:
         # weights are small, and tf.add_n adds in any order.
         new = old - (total * old - pull)
         if self._table.constraint is not None:
-            new = self._constrain(self._table.constraint(new), new)
+            new = self._constrain(new)
         self._new = tf.cast(new, self._old.dtype)
         decay, counts = self._weigher.count_decay, self._shard.counts
         if decay is None:
             return [self._new]
-        faded = decay * read_range(counts, 0, counts.shape.as_list()[0])
+        # Without a row in any shard, nothing is updated: no count fades, and none is written.
+        size = tf.where(self._weigher.batch_size > 0, counts.shape.as_list()[0], 0)
+        faded = decay * read_rows(counts, tf.range(size))
         more = tf.cast(self._sizes, faded.dtype)
         self._counts = tf.tensor_scatter_add(faded, tf.expand_dims(self._classes, 1), more)
         return [self._new, self._counts]
@@ -109,22 +113,32 @@ class ShardUpdate:
         rows = Rows(self._dtype, self._weigher.read_rate, self._group, self._sizes, seen)
         return tf.expand_dims(tf.stop_gradient(self._weigher.weigh(rows, check)), 1)
 
-    def _constrain(self, kept: Any, new: tf.Tensor) -> tf.Tensor:
-        """Checks what the constraint of the table returned for new centers `[U, D]`."""
-        checks, name = self._weigher.checks, f"the constraint of {self._table.name}"
-        kept, dtype = tf.convert_to_tensor(kept), self._old.dtype  # may overflow in half precision
+    def _kept(self, new: tf.Tensor) -> tf.Tensor:
+        """What the constraint of the table makes of new centers `[U, D]`."""
+        expected = (
+            f"{self._weigher.checks.caller}: the constraint of {self._table.name} must return "
+            f"{new.dtype.name} centers [U, {new.shape[1]}]"
+        )
+        given = self._table.constraint(new)  # type: ignore[misc]
+        try:
+            kept = tf.convert_to_tensor(given)
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"{expected}, got {given!r}") from error
         if kept.dtype != new.dtype or not kept.shape.is_compatible_with(new.shape):
-            raise ValueError(
-                f"{checks.caller}: {name} must return {new.dtype.name} centers "
-                f"[U, {new.shape[1]}], got {kept.dtype.name} of shape {kept.shape}"
-            )
+            raise ValueError(f"{expected}, got {kept.dtype.name} of shape {kept.shape}")
+        return kept
+
+    def _constrain(self, new: tf.Tensor) -> tf.Tensor:
+        """As `_kept`, with a check of the values."""
+        kept, dtype = self._kept(new), self._old.dtype  # may overflow in half precision
         # Counted here, since what a check shows goes to the host.
         infinite = ~tf.is_finite(tf.cast(tf.cast(kept, dtype), kept.dtype))
         number = tf.reduce_sum(tf.cast(infinite, tf.int32))
         shapes = tf.equal(tf.shape(kept), tf.shape(new))
-        checks.require(
+        self._weigher.checks.require(
             lambda: tf.reduce_all(shapes) & tf.equal(number, 0),
-            f"{name} to return finite centers of the shape that it gets, found shape",
+            f"the constraint of {self._table.name} to return finite centers of the shape that it "
+            "gets, found shape",
             tf.shape(kept),
             "and values that are not finite:",
             number,

@@ -1,5 +1,7 @@
 """Counts that fade: those of all classes, by every update and by nothing else."""
 
+import threading
+
 import numpy as np
 import pytest
 import tensorflow.compat.v1 as tf
@@ -49,6 +51,30 @@ def test_nothing_fades_without_an_update(shards, use_resource, session):
     assert state_bits(session, *centers) == before
     session.run(fetches[0], batch)
     assert (read_state(session, centers)[1] != GIVEN).all()
+
+
+def test_a_lookup_writes_no_counts(use_resource, session):
+    """Lookups of other threads meanwhile would undo updates."""
+    centers = make_centers(tf_centers, use_resource, 100_000, 1, **FADES)
+    training = tf.placeholder(tf.bool, [])
+    updater = tf_centers.FadingMean(1.0)
+    rows = GET(tf.ones([1, 1]), [3], updater, centers, is_training=training)
+    session.run(rows, {training: True})
+    done = threading.Event()
+
+    def look_up():
+        while not done.is_set():
+            session.run(rows, {training: False})
+
+    threads = [threading.Thread(target=look_up) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for _ in range(100):
+        session.run(rows, {training: True})
+    done.set()
+    for thread in threads:
+        thread.join()
+    assert read_state(session, centers)[1][3] == 101
 
 
 @on_three_replicas

@@ -192,6 +192,18 @@ class HalfLife(tf_centers.ExponentialWindow):
         self.__dict__["name"] = name
 
 
+@pytest.mark.parametrize("shards", [None, 2])
+def test_the_lock_waits_for_what_a_constraint_takes(shards, use_resource):
+    taken = []
+    kept = {"constraint": lambda ctrs: ctrs * taken[-1] if taken else ctrs}
+    centers = make_centers(tf_centers, use_resource, shards=shards, **kept)
+    first = tf_centers.get_embed_centers(late(1.0), [1, 1], HALF, centers, **LOCK)
+    taken.append(2.0 * tf.reduce_mean(first))  # 1
+    second = tf_centers.get_embed_centers(tf.fill([2, D], 2.5), [1, 1], HALF, centers, **LOCK)
+    with initialized_session() as session:
+        np.testing.assert_allclose(session.run(second, options=TIME_LIMIT), 1.5, rtol=1e-6)
+
+
 @pytest.mark.parametrize("locking", [False, True])
 def test_a_subclass_with_a_constructor_of_its_own(locking, use_resource):
     centers = make_centers(tf_centers, use_resource, 4, 1)

@@ -112,6 +112,14 @@ def test_one_update_in_a_loop(loop, enterable, warnings, session):
     np.testing.assert_allclose(ctrs[[1, 3]], (STEPS - 1) / 2, rtol=1e-6)
 
 
+def test_a_function_that_a_graph_may_call_twice(warnings):
+    centers = make_centers(tf_centers, True)
+    for how, number in ((LOCK, 0), ({}, 1)):
+        step = tensorflow.function(lambda index, how=how: get(index, centers, **how))
+        step(1.0), step(2.0)
+        assert len(of_overlap(warnings)) == number
+
+
 # Branches, of which one runs.
 
 

@@ -5,6 +5,7 @@ import pytest
 import reference
 import tensorflow.compat.v1 as tf
 from helpers import MEAN, D, check_refused, initialized_session, make_centers, placeholders
+from tf2_code import eager_centers, in_tf2
 from updaters import UPDATERS, Weighted
 
 import tf_centers
@@ -216,6 +217,17 @@ class ByRate(tf_centers.Updater):
     def row_weights(self, rows):
         rates = [tf.cast(rows.rate("share", rate), rows.dtype) for rate in self.rates]
         return tf.add_n(rates) * tf.ones_like(rows.sizes)
+
+
+@in_tf2
+def test_rates_of_eager_tensors_that_are_gone():
+    class Sum(tf_centers.Updater):
+        def row_weights(self, rows):
+            shares = [rows.rate("share", tf.constant(rate)) for rate in (0.125, 0.25, 0.5)]
+            return tf.cast(tf.add_n(shares), rows.dtype) * tf.ones_like(rows.sizes)
+
+    rows = tf_centers.get_embed_centers(tf.ones([1, D]), [3], Sum(), eager_centers())
+    np.testing.assert_array_equal(rows, np.full([1, D], 0.875))
 
 
 def test_each_rate_is_read_by_itself(use_resource):

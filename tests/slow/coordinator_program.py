@@ -262,9 +262,11 @@ def keras_fit(coordinator):
         model.compile("sgd")
     random = np.random.RandomState(0)
     own = random.randint(SHARED, size=[400, 1]), random.randn(400, DIMS).astype(np.float32)
-    data = tf.data.Dataset.from_tensor_slices((own, np.zeros(400))).batch(400).repeat()
-    creator = keras.utils.experimental.DatasetCreator(lambda context: data)
-    model.fit(creator, steps_per_epoch=30, verbose=0)
+
+    def read(context):
+        return tf.data.Dataset.from_tensor_slices((own, np.zeros(400))).batch(400).repeat()
+
+    model.fit(keras.utils.experimental.DatasetCreator(read), steps_per_epoch=30, verbose=0)
     expected = [own[1][own[0][:, 0] == label].mean(0) for label in range(SHARED)]
     ctrs, counts = servers.read([layer.ctrs, layer.counts])
     np.testing.assert_allclose(ctrs, expected, 1e-4, 1e-4)
