@@ -48,7 +48,6 @@ SETTINGS = [
     Setting(False, 11, 4, shards=3, call="before", labels="int16", switch=True),
     Setting(True, 11, 4, shards=2, call="update", use_locking=True),
     Setting(True, 11, 4, shards=2, call="before", use_locking=True, switch=True),
-    Setting(False, 11, 4, shards=3, use_locking=True),
     Setting(False, 5, 2, call="before", switch=True, embeds="float16"),
     Setting(True, 1, 1, shards=1, labels="uint64", ctrs="float64"),
     Setting(True, 7, 3, labels="int8", ctrs="float16", embeds="bfloat16"),
@@ -221,7 +220,7 @@ def check(found, expected, case):
 
 @pytest.mark.parametrize("name", sorted(UPDATERS))
 @hypothesis.settings(
-    max_examples=EXAMPLES or 150, derandomize=not EXAMPLES, database=None, deadline=None
+    max_examples=EXAMPLES or 80, derandomize=not EXAMPLES, database=None, deadline=None
 )
 @hypothesis.given(strategies.sampled_from(SETTINGS), strategies.integers(0, 2**32 - 1))
 def test_agrees_with_the_oracle(name, setting, seed):
@@ -229,46 +228,12 @@ def test_agrees_with_the_oracle(name, setting, seed):
     check(graph_of(name, setting).run(case), run_oracle(case, UPDATERS[name].rule), case)
 
 
-def check_many(run, rule):
-    for seed in range(10):
-        for setting in SETTINGS:
-            case = draw_case(setting, seed)
-            check(run(case), run_oracle(case, rule), case)
-
-
 @pytest.mark.parametrize("name, what", WRONG)
 def test_a_wrong_formula_does_not_agree(name, what):
     entry = UPDATERS[name]
     wrong = reference.fading(reference.weighted(entry.wrong[what]), entry.count_decay)
     with pytest.raises(AssertionError, match="(?i)not equal"):
-        check_many(lambda case: run_oracle(case, wrong), entry.rule)
-
-
-MEAN = UPDATERS["cumulative"].rule
-
-
-def read_too_early_or_late(case):
-    other = {"before": "after", "after": "before"}.get(case.setting.call, "after")
-    return run_oracle(case._replace(setting=case.setting._replace(call=other)), MEAN)
-
-
-def add_zero_to_all_classes(case):
-    outcome = run_oracle(case, MEAN)
-    return outcome._replace(ctrs=outcome.ctrs + 0.0)
-
-
-def ignore_masks(case):
-    last = case.setting.classes - 1
-    batches = [Batch(e, np.clip(n, 0, last), np.ones_like(m)) for e, n, m in case.batches]
-    return run_oracle(case._replace(batches=batches), MEAN)
-
-
-@pytest.mark.parametrize(
-    "mistake",
-    [read_too_early_or_late, add_zero_to_all_classes, ignore_masks],
-    ids=lambda mistake: mistake.__name__,
-)
-def test_a_mistake_does_not_agree(mistake):
-    check_many(lambda case: run_oracle(case, MEAN), MEAN)
-    with pytest.raises(AssertionError, match="(?i)not equal"):
-        check_many(mistake, MEAN)
+        for seed in range(10):
+            for setting in SETTINGS:
+                case = draw_case(setting, seed)
+                check(run_oracle(case, wrong), run_oracle(case, entry.rule), case)
