@@ -19,7 +19,6 @@ class Entry(NamedTuple):
       formula: `(center, seen, rows, rate)`, the rule of the oracle; no `rate` if there is none.
       weigh: `(N, k, later)`, the row weights as its docstring states them, with this rate.
       wrong: row weights that are wrong in a likely way, by what is wrong with them.
-      needs_counts: whether the weights depend on N.
       fades: whether counts fade by the rate.
     """
 
@@ -28,7 +27,6 @@ class Entry(NamedTuple):
     formula: Callable[..., Any]
     weigh: Callable[..., Any]
     wrong: Dict[str, Callable[..., Any]]
-    needs_counts: bool = False
     fades: bool = False
 
     @property
@@ -73,7 +71,6 @@ UPDATERS = {
             "k forgotten": lambda n, k, later: 1 / (n + 1),
             "initial value as a row": lambda n, k, later: 1 / (n + k + 1),
         },
-        needs_counts=True,
     ),
     "fading": Entry(
         make=tf_centers.FadingMean,
@@ -86,7 +83,6 @@ UPDATERS = {
             "once a row": lambda n, k, later: 1 / (0.8**k * n + k),
             "N forgotten": lambda n, k, later: 1 / k,
         },
-        needs_counts=True,
         fades=True,
     ),
     "window": Entry(
@@ -113,7 +109,6 @@ UPDATERS = {
             "k alone": lambda n, k, later: 0.1 * 0.9**later / (1 - 0.9**k),
             "one row too many": lambda n, k, later: 0.1 * 0.9**later / (1 - 0.9 ** (n + k + 1)),
         },
-        needs_counts=True,
     ),
     "averaged": Entry(
         make=lambda rate: tf_centers.ExponentialWindow(rate, duplicates="mean"),
