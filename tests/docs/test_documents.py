@@ -46,7 +46,6 @@ def test_blocks(blocks, start, tmp_path):
             "```python\nx = 1\n```\n```python\nprint(x)\n```\n```text\n2\n```\n",
             "line 4: expected '2\\n', found '1\\n'",
         ),
-        ("```python\ninput()\n```\n", "EOFError"),
         ("text\n```sh\nrm -rf .venv\n```\n", "line 2: a command that nothing runs"),
         ("<!-- command: tes -->\n```sh\ntrue\n```\n", "a command that nothing runs"),
         ("```\nx = 1\n```\n", "a block of no language"),
@@ -60,7 +59,6 @@ def test_bad_blocks_are_refused(bad, fault, start, tmp_path):
 def test_programs_begin_with_imports():
     text = "```python\nimport a\n```\n```python\nx = 1\n```\n```python\nfrom a import b\n```\n"
     assert [len(blocks) for blocks in documents.find_programs(text)] == [2, 1]
-    assert len(list(_programs())) >= 4
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
@@ -70,34 +68,16 @@ def test_files_scripts_and_flags_exist(document):
     assert documents.faults_of_commands(text) == []
 
 
-def test_bad_link_is_refused():
+def test_bad_links_and_commands_are_refused():
     bad = "[x](docs/migration.md) ![y](docs/costs.jpg#a) [x](docs/costs.md#a) [x](https://a.org/b)"
     assert len(documents.faults_of_links(ROOT / "README.md", bad)) == 2
-
-
-@pytest.mark.parametrize(
-    "bad",
-    [
-        "`scripts/soke.py`",
-        "`python scripts/maintenance/soak.py --upgrades=3`",
-        "scripts/maintenance/soak.py \\\n  --upgrades",
-    ],
-)
-def test_bad_command_is_refused(bad):
-    assert len(documents.faults_of_commands(bad)) == 1
+    for bad in ("`scripts/soke.py`", "scripts/maintenance/soak.py \\\n  --upgrades=3"):
+        assert len(documents.faults_of_commands(bad)) == 1
 
 
 def test_table_of_calls_is_the_public_surface():
     assert documents.faults_of_calls(README) == []
-
-
-@pytest.mark.parametrize(
-    "right, wrong, faults",
-    [("`center_loss`", "`centre_loss`", 2), ("`WenUpdate` | U", "`CumulativeMean` | U", 2)],
-)
-def test_bad_table_of_calls_is_refused(right, wrong, faults):
-    assert right in README
-    assert len(documents.faults_of_calls(README.replace(right, wrong))) == faults
+    assert len(documents.faults_of_calls(README.replace("`center_loss`", "`centre_loss`"))) == 2
 
 
 @pytest.mark.parametrize("name", sorted(tf_centers.__all__))
@@ -122,12 +102,10 @@ def test_docstring_of_the_keras_layer():
 
 def test_bad_example_is_refused():
     def bad():
-        """Says what is not so.
-
-        Example:
-          >>> tf.Session().run(tf.constant([1.5]) * 2)
-          array([3.1], dtype=float32)
+        """
+        >>> 1.5 * 2
+        3.1
         """
 
-    tries, faults = documents.run_examples(bad, "bad", {"tf": tf})
-    assert tries == 1 and "array([3.], dtype=float32)" in "".join(faults)
+    tries, faults = documents.run_examples(bad, "bad", {})
+    assert tries == 1 and "3.0" in "".join(faults)
