@@ -18,11 +18,11 @@ def data_dir(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def train(start):
-    """Starts the training script: `train(*flags)`; it may have to pause at a step."""
+    """Starts the training script: `train(*flags)`; it may have to pause: `pause_at="0,40"`."""
     return lambda *flags, pause_at=None: start(PROGRAM, str(pause_at), *flags, listens=True)
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def small(data_dir):
     """Flags of a run of seconds."""
     return [f"--data_dir={data_dir}", "--batch_size=8", "--embed_dims=3", "--eval_every=50"]
