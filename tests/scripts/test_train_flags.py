@@ -16,13 +16,11 @@ import pytest
 from absl.testing import flagsaver
 from idx_files import write_folder
 from programs import ROOT, SCRIPTS, in_own_process
-from script_output import told
 
 HOSTS = ["--ps_hosts=a:1,b:2", "--worker_hosts=c:3,[::1]:65535"]
 BAD_FLAGS = [
     (["--decay=2"], "--decay=2"),
     (["--decay=nan"], "--decay=nan"),
-    (["--alpha=-0.1"], "--alpha=-0.1"),
     (["--center_loss_weight=inf"], "--center_loss_weight=inf"),
     (["--updater=mean"], "--updater=mean: .*exponential.*cumulative.*wen.*none"),
     (["--batch_size=0"], "--batch_size=0"),
@@ -30,14 +28,12 @@ BAD_FLAGS = [
     (["--train_steps=abc"], "--train_steps=abc"),
     (["--embed_dims=0"], "--embed_dims=0"),
     (["--seed=-1"], "--seed=-1"),
-    (["--seed"], "seed"),
     (["--model_dir="], "--model_dir=: expected"),
     (["--model_dir=run[1]"], r"--model_dir=run\[1\]: expected a path without"),
     (["--model_dir=file:///run"], "--model_dir=file:///run: expected a path without"),
     (["--updater=wen", "--decay=0.9"], "--decay: does nothing with --updater=wen"),
     (["--alpha=0.5"], "--alpha: does nothing with --updater=exponential"),
     (["--batch_sizes=1"], "batch_sizes.*batch_size"),
-    (["--compare=maybe"], "--compare=maybe"),
     (["--nocompare=1"], "--nocompare"),
     (["--compare", "--updater=wen"], "--compare: expected .*--updater"),
     (["--compare", *HOSTS, "--job_name=worker"], "--compare: expected .*cluster"),
@@ -48,14 +44,10 @@ BAD_FLAGS = [
     ([HOSTS[0], "--job_name=ps"], "--worker_hosts=: a host list is empty"),
     ([HOSTS[1], "--job_name=worker"], "--ps_hosts= .*a host list is empty"),
     ([*HOSTS, "--job_name=ps", "--task_index=2"], "--task_index=2: expected at most 1"),
-    (["--ps_hosts=a:1,b", HOSTS[1], "--job_name=ps"], "--ps_hosts=.*expected host:port"),
     (["--ps_hosts=a:0", HOSTS[1], "--job_name=ps"], "--ps_hosts=.*expected host:port"),
     (["--ps_hosts=http://a:1", HOSTS[1], "--job_name=ps"], "--ps_hosts=.*expected host:port"),
     (["--ps_hosts=a:1,a:1", HOSTS[1], "--job_name=ps"], "--ps_hosts=a:1,a:1.*an address repeats"),
-    (
-        [HOSTS[0], "--worker_hosts=c:3,b:2", "--job_name=ps"],
-        "--worker_hosts=c:3,b:2.*an address repeats",
-    ),
+    ([HOSTS[0], "--worker_hosts=c:3,b:2", "--job_name=ps"], "=c:3,b:2.*an address repeats"),
 ]
 
 
@@ -75,27 +67,23 @@ def refusal(*flags):
 
 
 @in_own_process
-def test_bad_flags():
-    with tempfile.TemporaryDirectory() as folder:
-        data_dir = os.path.join(folder, "data")
-        os.mkdir(data_dir)
-        write_folder(data_dir)
-        defaults = [f"--data_dir={data_dir}", f"--model_dir={folder}/model", "--batch_size=8"]
-        for flags, pattern in BAD_FLAGS:
-            line = refusal(*defaults, *flags)
-            assert re.search(pattern, line), (flags, line)
-            assert os.listdir(folder) == ["data"] and not os.path.exists("run[1]")
-
-
-@in_own_process
-def test_wrong_folders_and_files():
+def test_bad_flags_folders_and_files():
     with tempfile.TemporaryDirectory() as path:
         folder = pathlib.Path(path)
         data_dir, model_dir, file = folder / "data", folder / "model", folder / "file"
-        flags = [f"--data_dir={data_dir}", "--batch_size=8", f"--model_dir={model_dir}"]
+        flags = [f"--data_dir={data_dir}", f"--model_dir={model_dir}", "--batch_size=8"]
         assert "flag --data_dir=" in refusal(*flags)
         data_dir.mkdir()
         write_folder(str(data_dir))
+        for bad, pattern in BAD_FLAGS:
+            line = refusal(*flags, *bad)
+            assert re.search(pattern, line), (bad, line)
+        with socket.socket() as taken:
+            taken.bind(("127.0.0.1", 0))
+            taken.listen(1)
+            hosts = f"--ps_hosts=127.0.0.1:{taken.getsockname()[1]}"
+            line = refusal(*flags, hosts, "--worker_hosts=c:3", "--job_name=ps")
+        assert "flag --ps_hosts: expected a port to listen on" in line
         file.write_text("mine")
         for wrong in (file, file / "below"):
             line = refusal(*flags, f"--model_dir={wrong}")
@@ -103,10 +91,8 @@ def test_wrong_folders_and_files():
         images = data_dir / "train-images-idx3-ubyte"
         images.write_bytes(images.read_bytes()[:-1])
         assert f"{images}: expected an array of (40, 8, 7), found 2239 bytes" in refusal(*flags)
-        images.unlink()
-        os.mkfifo(str(images))
-        assert f"{images}: expected a file" in refusal(*flags)
-        assert file.read_text() == "mine" and not model_dir.exists()
+        assert sorted(os.listdir(path)) == ["data", "file"] and not os.path.exists("run[1]")
+        assert file.read_text() == "mine"
 
 
 def start_apart(*flags, stderr=subprocess.PIPE):
@@ -116,11 +102,10 @@ def start_apart(*flags, stderr=subprocess.PIPE):
     return subprocess.Popen(command, stderr=stderr, env=environment)
 
 
-def test_one_line_in_all(data_dir, tmp_path):
-    for flag in ("--decay=2", f"--data_dir={tmp_path}/nowhere"):
-        run = start_apart(f"--data_dir={data_dir}", f"--model_dir={tmp_path}/m", flag)
-        assert len(run.communicate()[1].decode().strip().splitlines()) == 1 and run.returncode == 2
-    assert os.listdir(str(tmp_path)) == []
+def test_one_line_in_all(tmp_path):
+    """Without what TensorFlow says when it is imported."""
+    run = start_apart(f"--data_dir={tmp_path}/nowhere", f"--model_dir={tmp_path}/model")
+    assert len(run.communicate()[1].decode().strip().splitlines()) == 1 and run.returncode == 2
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="/proc tells which signals a process blocks")
@@ -156,12 +141,3 @@ def test_help_names_every_flag(train):
         "learning_rate seed eval_every model_dir compare ps_hosts worker_hosts job_name task_index"
     ).split():
         assert f"--{flag}:" in output or f"--[no]{flag}:" in output
-
-
-def test_port_in_use(train):
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        taken.listen(1)
-        hosts = f"--ps_hosts=127.0.0.1:{taken.getsockname()[1]}"
-        (line,) = told(train(hosts, "--worker_hosts=c:3", "--job_name=ps").end(2))
-    assert "flag --ps_hosts: expected a port to listen on" in line
