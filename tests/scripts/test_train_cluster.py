@@ -22,7 +22,7 @@ class Cluster:
     """Two parameter servers and up to two workers, of which a test starts those it wants."""
 
     def __init__(self, train, folder, data_dir, workers=2):
-        self.train, self.runs, self.model_dir = train, [], str(folder / "model")
+        self.train, self.runs, self.model_dir = train, {}, str(folder / "model")
         hosts = [f"127.0.0.1:{port}" for port in free_ports(2 + workers)]
         self.addresses = {"ps": hosts[:2], "worker": hosts[2:]}
         self.flags = [f"--{job}_hosts={','.join(found)}" for job, found in self.addresses.items()]
@@ -32,9 +32,8 @@ class Cluster:
         # Only the chief may write to its folder; the others would be seen to.
         folder = self.model_dir if (job, task) == ("worker", 0) else f"{self.model_dir}-other"
         place = [f"--job_name={job}", f"--task_index={task}", f"--model_dir={folder}"]
-        run = self.train(*self.flags, *place, *flags, pause_at=pause_at)
-        self.runs.append(run)
-        return run
+        self.runs[job, task] = self.train(*self.flags, *place, *flags, pause_at=pause_at)
+        return self.runs[job, task]
 
     def start_all(self, *flags):
         """The two servers, the chief and the other worker, once both workers train."""
@@ -43,10 +42,6 @@ class Cluster:
         chief.wait_for("worker 0: initialized the parameter servers")
         other.wait_for("worker 1: attached to the parameter servers")
         return servers, chief, other
-
-    def kill_all(self):
-        for run in self.runs:
-            run.kill()
 
     def saved(self):
         """The variables in the newest checkpoint, and their step and rows."""
@@ -60,7 +55,8 @@ class Cluster:
 def cluster(train, data_dir, tmp_path):
     cluster = Cluster(train, tmp_path, data_dir)
     yield cluster
-    cluster.kill_all()
+    for run in cluster.runs.values():
+        run.kill()
 
 
 def test_train_to_the_end(cluster):
@@ -89,37 +85,38 @@ def test_train_to_the_end(cluster):
     assert not os.path.exists(cluster.model_dir + "-other")
 
 
-@pytest.fixture(scope="module")
-def unbroken(train, data_dir, tmp_path_factory):
-    """The variables after 50 steps of one worker and two servers that are never lost."""
-    cluster = Cluster(train, tmp_path_factory.mktemp("unbroken"), data_dir, workers=1)
-    for task in range(2):
-        cluster.start("ps", task)
-    cluster.start("worker", 0, "--train_steps=50", "--eval_every=0").end()
-    return cluster.saved()[0]
-
-
-@pytest.mark.parametrize("at, lost", [(0, 1), (40, 1), (49, 0)])
-def test_no_batch_is_lost_with_a_server(at, lost, train, data_dir, tmp_path, unbroken):
+def test_no_batch_is_lost_with_a_server(train, data_dir, tmp_path):
     """Checkpoints are at steps 0, 20, 40 and 50; the step under way when it is killed fails."""
-    cluster = Cluster(train, tmp_path, data_dir, workers=1)
-    for task in range(2):
-        cluster.start("ps", task)
-    chief = cluster.start("worker", 0, "--train_steps=50", "--eval_every=0", pause_at=at)
-    chief.wait_for("paused")
-    cluster.runs[lost].kill()
-    cluster.start("ps", lost).wait_for("serves on")
-    chief.tell("go on")
+
+    def start(name, pause_at):
+        (tmp_path / name).mkdir()
+        cluster = Cluster(train, tmp_path / name, data_dir, workers=1)
+        for task in range(2):
+            cluster.start("ps", task)
+        flags = ("--train_steps=50", "--eval_every=0")
+        return cluster, cluster.start("worker", 0, *flags, pause_at=pause_at)
+
+    unbroken, chief = start("unbroken", None)
+    chief.end()
+    cluster, chief = start("broken", "0,40,49")
+    said = "(?s)"
     # It pauses again, since the batch of this step is trained once more.
-    restored = f"initialized the parameter servers at step {at // 20 * 20}\n"
-    chief.wait_for(f"(?s)paused.*{restored}.*paused")
-    chief.tell("go on")
+    for at, lost, pauses in ((0, 1, [0]), (40, 1, [40]), (49, 0, [40, 49])):
+        said += f".*paused at {at}\n"
+        chief.wait_for(said)
+        cluster.runs["ps", lost].kill()
+        cluster.start("ps", lost).wait_for("serves on")
+        chief.tell("go on")
+        said += f".*initialized the parameter servers at step {at // 20 * 20}\n"
+        for pause in pauses:
+            said += f".*paused at {pause}\n"
+            chief.wait_for(said)
+            chief.tell("go on")
     chief.end()
     found, step, rows = cluster.saved()
-    assert step == 50 and rows == 50 * BATCH_SIZE and set(found) == set(unbroken)
-    for name, value in unbroken.items():
+    assert step == 50 and rows == 50 * BATCH_SIZE and set(found) == set(unbroken.saved()[0])
+    for name, value in unbroken.saved()[0].items():
         np.testing.assert_array_equal(found[name], value, err_msg=name)
-    cluster.kill_all()
 
 
 def test_a_lost_server(cluster):
@@ -134,23 +131,11 @@ def test_a_lost_server(cluster):
     assert int(chief.wait_for(again).group(1)) >= 20
     other.wait_for(r"(?s)does not answer.*attached to the parameter servers at step")
 
-    # Ctrl-C on the chief saves and ends all of them.
-    chief.send(signal.SIGINT)
-    (line,) = told(chief.end(130))
-    for run in (other, *servers):
-        run.end()
-    _, step, rows = cluster.saved()
-    assert f"saved {cluster.model_dir}/model.ckpt-{step} of 1000000 steps" in line
-    # At most one batch of each worker was in flight when the restored checkpoint was saved.
-    assert abs(rows - BATCH_SIZE * step) <= 2 * BATCH_SIZE
-
-
-def test_signals_while_a_server_is_lost(cluster):
-    servers, chief, other = cluster.start_all(*FOR_EVER)
+    # While another one is lost, a signal ends each of them at once.
     servers[0].kill()
     signals = (signal.SIGINT, signal.SIGTERM, signal.SIGTERM)
     for run, signum in zip((chief, other, servers[1]), signals):
-        run.wait_for("does not answer")
+        run.wait_for(f"{re.escape(cluster.addresses['ps'][0])} does not answer")
         run.send(signum)
         (line,) = told(run.end(128 + signum))
         assert line == "train_mnist.py: interrupted; the same command resumes"
@@ -193,11 +178,13 @@ def test_workers_that_are_killed(cluster):
     stranger = cluster.start("worker", 1, "--seed=2", *FOR_EVER)
     (line,) = told(stranger.end(2))
     assert "flag --ps_hosts=" in line and "found another" in line
-    chief.send(signal.SIGTERM)
-    chief.end(143)
+    # Ctrl-C on the chief saves and ends all of them.
+    chief.send(signal.SIGINT)
+    (line,) = told(chief.end(130))
     for server in servers:
         server.end()
     _, step, rows = cluster.saved()
+    assert f"saved {cluster.model_dir}/model.ckpt-{step} of 1000000 steps" in line
     assert step >= int(attached.group(1))
     # Each worker was killed with at most one step under way.
     assert abs(rows - BATCH_SIZE * step) <= 3 * BATCH_SIZE

@@ -1,9 +1,10 @@
-"""The training script, saving ten times as often, and pausing at a step.
+"""The training script, saving ten times as often, and pausing at steps.
 
-  train_program.py STEP [--flag=value ...]
+  train_program.py STEP,... [--flag=value ...]
 
-Before the batch of the step, or of none if that is `None`, it says so and waits for a line on its
-standard input. After the line "hear" it also waits until a signal has asked training to stop.
+Before the batch of each of these steps, or of none if that is `None`, it says so and waits for a
+line on its standard input. After the line "hear" it also waits until a signal has asked training to
+stop.
 """
 
 import os
@@ -14,7 +15,7 @@ import time
 HERE = os.path.dirname(os.path.abspath(__file__))
 sys.path[0] = os.path.join(os.path.dirname(os.path.dirname(HERE)), "scripts")
 sys.argv[0] = os.path.join(sys.path[0], "train_mnist.py")
-pause_at = sys.argv.pop(1)
+pauses = sys.argv.pop(1).split(",")
 
 from mnist import data, interrupts  # noqa: E402
 
@@ -31,7 +32,7 @@ class Batches(data.Batches):
     """The same, but for the pause."""
 
     def at(self, step):
-        if str(step) == pause_at:
+        if str(step) in pauses:
             print(f"paused at {step}", flush=True)
             if sys.stdin.readline() == "hear\n":
                 while Interrupts.only.signum is None:
