@@ -57,28 +57,21 @@ def test_what_does_not_fit_together(folder):
         load_digits(str(folder))
 
 
-DAMAGED = {
-    "empty": (b"", "found nothing"),
-    "header cut": (GOOD[:10], "expected an IDX header"),
-    "another file": (b"\x89PNG" + GOOD[4:], "begins with 00000803, found 89504e47"),
-    "floats": (b"\0\0\x0d\x03" + GOOD[4:], "begins with 00000803, found 00000d03"),
-    "one byte short": (GOOD[:-1], r"expected an array of \(4, 3, 5\), found 59 bytes"),
-    "one byte long": (GOOD + b"x", r"expected an array of \(4, 3, 5\), found 61 bytes"),
-    "no images": (GOOD[:4] + struct.pack(">3I", 0, 3, 5), r"array of \(0, 3, 5\), found 0 bytes"),
-    "beyond any memory": (GOOD[:4] + b"\xff" * 12 + GOOD[16:], "found 60 bytes"),
-}
 ZIPPED = gzip.compress(GOOD)
-DAMAGED_GZIP = {
-    "half": ZIPPED[: len(ZIPPED) // 2],
-    "not gzip": GOOD,
-    "checksum": ZIPPED[:-6] + b"xx" + ZIPPED[-4:],
-    "flipped": ZIPPED[:12] + bytes([ZIPPED[12] ^ 255]) + ZIPPED[13:],
+DAMAGES = {
+    "empty": ("", b"", "found nothing"),
+    "header cut": ("", GOOD[:10], "expected an IDX header"),
+    "another file": ("", b"\x89PNG" + GOOD[4:], "begins with 00000803, found 89504e47"),
+    "floats": ("", b"\0\0\x0d\x03" + GOOD[4:], "begins with 00000803, found 00000d03"),
+    "one byte short": ("", GOOD[:-1], r"expected an array of \(4, 3, 5\), found 59 bytes"),
+    "one byte long": (".gz", gzip.compress(GOOD + b"x"), r"of \(4, 3, 5\), found 61 bytes"),
+    "no images": ("", GOOD[:4] + struct.pack(">3I", 0, 3, 5), r"of \(0, 3, 5\), found 0 bytes"),
+    "beyond any memory": ("", GOOD[:4] + b"\xff" * 12 + GOOD[16:], "found 60 bytes"),
+    "half of gzip": (".gz", ZIPPED[: len(ZIPPED) // 2], "expected .*found"),
+    "not gzip": (".gz", GOOD, "expected .*found"),
+    "checksum": (".gz", ZIPPED[:-6] + b"xx" + ZIPPED[-4:], "expected .*found"),
+    "flipped": (".gz", ZIPPED[:12] + bytes([ZIPPED[12] ^ 255]) + ZIPPED[13:], "expected .*found"),
 }
-DAMAGES = {name: ("", *damage) for name, damage in DAMAGED.items()}
-for name, (content, message) in DAMAGED.items():
-    DAMAGES[f"{name}, zipped"] = ".gz", gzip.compress(content), message
-for name, content in DAMAGED_GZIP.items():
-    DAMAGES[name] = ".gz", content, "expected .*found"
 
 
 @pytest.mark.parametrize("end, content, message", DAMAGES.values(), ids=list(DAMAGES))
@@ -102,13 +95,13 @@ def test_sample():
     assert digits.train_images.shape == (4000, 28, 28) and digits.test_images.shape[0] == 1000
     assert np.bincount(digits.train_labels).tolist() == [400] * 10
     assert np.bincount(digits.test_labels).tolist() == [100] * 10
-    assert digits.crc32() == load_digits("").crc32()
     train = {image.tobytes() for image in digits.train_images}
     assert not any(image.tobytes() in train for image in digits.test_images)
 
 
 def test_every_pixel_and_label_is_part_of_the_checksum(folder):
     digits = load_digits(str(folder))
+    assert digits.crc32() == load_digits(str(folder)).crc32()
     for name in ("train_images", "train_labels", "test_images", "test_labels"):
         changed = getattr(digits, name).copy()
         changed.flat[-1] ^= 1
@@ -117,17 +110,15 @@ def test_every_pixel_and_label_is_part_of_the_checksum(folder):
 
 def make_batches(seed=1, size=4, worker=0):
     """Batches of 3 of 10 images, each of one brightness, and shifted if they are large."""
-    images = (
-        np.full([10, size, size], 9, np.uint8) + 16 * np.arange(10, dtype=np.uint8)[:, None, None]
-    )
-    return Batches(Digits("", images, np.arange(10), images, np.arange(10), 10), 3, seed, worker)
+    labels = np.arange(10)
+    images = np.ones([10, size, size], np.uint8) * (9 + 16 * labels[:, None, None]).astype("uint8")
+    return Batches(Digits("", images, labels, images, labels, 10), 3, seed, worker)
 
 
 def test_batches_are_a_function_of_seed_worker_and_step():
     first, other = make_batches(size=28), make_batches(size=28)
-    steps = [0, 7, 3, 100, 7, 2]
-    found = {step: first.at(step) for step in steps}
-    for step in reversed(steps):
+    found = {step: first.at(step) for step in (0, 7, 3, 100, 2)}
+    for step in reversed(list(found)):
         for one, two in zip(found[step], other.at(step)):
             np.testing.assert_array_equal(one, two)
     sets = make_batches(), make_batches(seed=2), make_batches(worker=1)

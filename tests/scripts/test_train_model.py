@@ -1,7 +1,5 @@
 """The networks of the training script and the measures of their embeddings, against NumPy."""
 
-import itertools
-
 import numpy as np
 import pytest
 import tensorflow.compat.v1 as tf
@@ -23,14 +21,14 @@ def test_lenet_pp_has_the_layers_of_the_paper():
 
 
 @pytest.mark.parametrize("network", ["light", "lenet_pp"])
-@pytest.mark.parametrize("size", [(1, 1), (8, 7), (32, 20)])
-@pytest.mark.parametrize("step", [None, 0])
-def test_any_image_size(network, size, step):
+@pytest.mark.parametrize("size", [(1, 1), (32, 20)])
+def test_any_image_size(network, size):
     images = np.random.RandomState(1).randint(0, 256, (3,) + size).astype(np.uint8)
-    embeddings = embed_images(network, tf.constant(images), 5, step)
+    with tf.variable_scope("", reuse=tf.AUTO_REUSE):
+        both = tf.stack([embed_images(network, tf.constant(images), 5, step) for step in (None, 0)])
     with initialized_session() as session:
-        found = session.run(embeddings)
-    assert found.shape == (3, 5) and np.isfinite(found).all()
+        found = session.run(both)
+    assert found.shape == (2, 3, 5) and np.isfinite(found).all()
 
 
 def test_light_normalizes_by_the_batch_in_training_and_by_averages_else():
@@ -63,11 +61,9 @@ def test_distances_by_hand():
     intra, inter = class_distances(embeddings, np.array([7, 2, 7]))
     assert intra == pytest.approx(2 / 3) and inter == pytest.approx(5)
     assert class_distances(embeddings, np.array([4, 4, 4]))[1] is None
-    for classes in (2, 3, 11):
-        embeddings, labels = 1e8 + np.random.RandomState(0).randn(99, 4), np.arange(99) % classes
-        means = [embeddings[labels == label].mean(axis=0) for label in range(classes)]
-        gap = min(np.linalg.norm(a - b) for a, b in itertools.combinations(means, 2))
-        assert class_distances(embeddings, labels)[1] == pytest.approx(gap, rel=1e-6)
+    # The closest two need not be neighbours, and lie far from zero.
+    embeddings = 1e8 + np.array([[0.0, 0], [9, 9], [30, 0], [1, 2], [5, 30]])
+    assert class_distances(embeddings, np.arange(5))[1] == pytest.approx(5**0.5)
 
 
 @pytest.mark.parametrize("dims", [1, 2, 5])
