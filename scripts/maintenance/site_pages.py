@@ -24,8 +24,11 @@ TYPES = {
     **{name: f"{PYTHON}/stdtypes.html#{name}" for name in ("bytes", "str")},
     **{
         f"typing.{name}": f"{PYTHON}/typing.html#typing.{name}"
-        for name in ("Any", "Callable", "Dict", "List", "Literal", "NamedTuple", "Optional")
-        + ("Protocol", "Tuple", "Union")
+        for name in ("Any", "Callable", "Dict", "List", "NamedTuple", "Optional", "Tuple", "Union")
+    },
+    **{
+        f"typing_extensions.{name}": f"{PYTHON}/typing.html#typing.{name}"
+        for name in ("Literal", "Protocol")
     },
     "os.PathLike": f"{PYTHON}/os.html#os.PathLike",
     "tensorflow.compat.v1.DType": f"{TENSORFLOW}/dtypes/DType",
