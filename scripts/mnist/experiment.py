@@ -1,5 +1,6 @@
 """Complete runs: a single one, or one for each updater to compare."""
 
+import glob
 import math
 import os
 import re
@@ -11,7 +12,7 @@ from absl import logging
 
 import tf_centers
 from mnist import figures
-from mnist.cluster import Cluster, not_tensorflow
+from mnist.cluster import Cluster
 from mnist.config import UPDATERS, InputError, Settings, claim, locked, one_line, write_json
 from mnist.data import Digits
 from mnist.evaluation import BATCH, Evaluation, evaluate, report
@@ -19,44 +20,37 @@ from mnist.interrupts import Interrupted, Interrupts
 from mnist.model import Model
 from mnist.training import Trainer, diverged, serve
 
-Metrics = Dict[str, Any]
-
 
 def take_part(
     settings: Settings, digits: Optional[Digits], interrupts: Interrupts, cluster: Cluster
 ) -> None:
-    """Runs this process of a cluster. Raises what `train_and_report` raises."""
-    try:
-        if digits is None:
-            serve(cluster, interrupts)
-        elif cluster.task_index == 0:
-            train_and_report(settings, digits, interrupts, cluster)
-        else:
-            Trainer(settings, digits, interrupts, cluster).train()
-    except tf.errors.UnimplementedError as error:
-        raise not_tensorflow(cluster, "one of them") from error
-    except tf.errors.OpError as error:
-        raise InputError(f"{cluster}: {one_line(error)}") from error
-    if interrupts.signum is not None:
-        raise Interrupted(f"{cluster}: interrupted; the same command lets it join again")
+    """Trains alone, or runs this process of a cluster."""
+    if digits is None:
+        serve(cluster)
+    elif cluster.task_index == 0:
+        train_and_report(settings, digits, interrupts, cluster)
+    else:
+        Trainer(settings, digits, interrupts, cluster).train()
+        if interrupts.signum is not None:
+            raise Interrupted(f"{cluster}: interrupted; the same command lets it join again")
 
 
 def train_and_report(
     settings: Settings, digits: Digits, interrupts: Interrupts, cluster: Cluster
-) -> Tuple[Metrics, Evaluation]:
+) -> Tuple[Dict[str, Any], Evaluation]:
     """Trains, and writes metrics.json, embeddings.png and files for TensorBoard.
 
     Raises `InputError` for what the user can fix, and `Interrupted` after saving all steps.
     """
     model_dir, total = settings.model_dir, settings.train_steps
-    try:
+    with tf.Graph().as_default():
+        trainer = Trainer(settings, digits, interrupts, cluster)  # before anything is written
         with locked(model_dir):
             claim(model_dir, settings.identity(digits.crc32()))
             step = choose_checkpoint(model_dir)
             reached = f"has {step} steps, more than" if step > total else f"at step {step} of"
             logging.info("%s: %s %d", model_dir, reached, total)
-            with tf.Graph().as_default():
-                Trainer(settings, digits, interrupts, cluster).train()
+            trainer.train()
             interrupts.can_stop = False  # All is saved.
             saved = tf.train.latest_checkpoint(model_dir)
             if interrupts.signum is not None:
@@ -66,18 +60,17 @@ def train_and_report(
             path = os.path.join(model_dir, "embeddings.png")
             figures.write_panels(path, {_title(metrics): evaluation})
             write_json(os.path.join(model_dir, "metrics.json"), metrics)
-    except (tf.errors.OpError, OSError) as error:
-        raise InputError(f"flag --model_dir={model_dir}: {one_line(error)}") from error
     logging.info("wrote %s and metrics.json beside it", path)
     return metrics, evaluation
 
 
 def compare(settings: Settings, digits: Digits, interrupts: Interrupts, alone: Cluster) -> None:
-    """Trains with each updater, in a folder of its own; draws all of them and prints a table."""
-    panels: Dict[str, Evaluation] = {}
-    results: Dict[str, Metrics] = {}
+    """Trains with each updater, in a folder of its own; draws all of them side by side."""
+    panels, results = {}, {}
     path = os.path.join(settings.model_dir, "comparison")
     with locked(settings.model_dir):
+        if "none" not in os.listdir(settings.model_dir) and glob.glob(f"{path}.*"):
+            raise InputError(f"{path}.*: are of no run; pass another --model_dir")
         # Softmax alone first, as the baseline.
         for updater in sorted(UPDATERS, key=lambda updater: updater != "none"):
             model_dir = os.path.join(settings.model_dir, updater)
@@ -87,12 +80,7 @@ def compare(settings: Settings, digits: Digits, interrupts: Interrupts, alone: C
         figures.write_panels(f"{path}.png", panels)
         write_json(f"{path}.json", results)
     logging.info("wrote %s.png and comparison.json beside it", path)
-    print("| `--updater` | test accuracy | by nearest center | distance ratio | training |")
-    print("| --- | --- | --- | --- | --- |")
-    row = "| `{updater}` | {test_accuracy:.4f} | {nearest_center_accuracy:.4f} | {ratio:.1f} | "
-    for found in results.values():
-        ratio = found["distance_ratio"] or math.nan
-        print((row + "{train_seconds:.0f} s |").format(ratio=ratio, **found))
+    print(*(title.replace("\n", ", ") for title in panels), sep="\n")
 
 
 def choose_checkpoint(model_dir: str) -> int:
@@ -102,34 +90,33 @@ def choose_checkpoint(model_dir: str) -> int:
     """
     line = f"{model_dir}: expected the checkpoints of an earlier run, found none"
     names = os.listdir(model_dir)
-    found = filter(None, (re.fullmatch(r"(model\.ckpt-(\d+))\.index", name) for name in names))
-    steps = {int(match.group(2)): os.path.join(model_dir, match.group(1)) for match in found}
-    for step in sorted(steps, reverse=True):
+    found = filter(None, map(re.compile(r"model\.ckpt-(\d+)\.index").fullmatch, names))
+    steps = sorted(int(match.group(1)) for match in found)
+    paths = [os.path.join(model_dir, f"model.ckpt-{step}") for step in steps]
+    for last in reversed(range(len(paths))):
         try:
-            reader = tf.train.load_checkpoint(steps[step])
+            reader = tf.train.load_checkpoint(paths[last])
             for name in reader.get_variable_to_shape_map():
                 reader.get_tensor(name)  # Verifies its checksum.
         except (tf.errors.OpError, LookupError, OSError, RuntimeError, ValueError) as error:
-            line = f"{steps[step]}: expected a whole checkpoint, found: {one_line(error)}"
+            line = f"{paths[last]}: expected a whole checkpoint, found: {one_line(error)}"
             logging.warning("%s; looks for an older one", line)
-            continue
-        older = [steps[other] for other in sorted(steps) if other <= step]
-        tf.train.update_checkpoint_state(model_dir, steps[step], older)
-        return step
+        else:
+            tf.train.update_checkpoint_state(model_dir, paths[last], paths[: last + 1])
+            return steps[last]
     if any(steps) or "checkpoint" in names:
         raise InputError(f"{line}; pass another --model_dir, or remove this one to start anew")
     return 0  # Killed before the first checkpoint was complete.
 
 
-def _measure(settings: Settings, digits: Digits, path: str) -> Tuple[Metrics, Evaluation]:
+def _measure(settings: Settings, digits: Digits, path: str) -> Tuple[Dict[str, Any], Evaluation]:
     """Measures a checkpoint on the test digits, also for TensorBoard."""
     with tf.Graph().as_default(), tf.Session() as session:
         model = Model(settings, digits)
         model.saver.restore(session, path)
         if settings.updater == "none":  # The means of the training embeddings are the centers.
             labels, mean = tf.placeholder(tf.int64, [None]), tf_centers.CumulativeMean()
-            args = model.outputs[0], labels, mean, model.centers
-            update = tf_centers.update_embed_centers(*args)
+            update = tf_centers.update_embed_centers(model.outputs[0], labels, mean, model.centers)
             for start in range(0, len(digits.train_images), BATCH):
                 images, found = (rows[start : start + BATCH] for rows in digits[1:3])
                 session.run(update, {model.images: images, labels: found})
@@ -156,7 +143,7 @@ def _measure(settings: Settings, digits: Digits, path: str) -> Tuple[Metrics, Ev
     return metrics, evaluation._replace(ctrs=ctrs, counts=counts)
 
 
-def _title(metrics: Metrics) -> str:
+def _title(metrics: Dict[str, Any]) -> str:
     rates = [f"{name} {metrics[name]:g}" for name in ("decay", "alpha") if name in metrics]
     name = "softmax alone" if metrics["updater"] == "none" else metrics["updater"]
     ratio = f"distance ratio {metrics['distance_ratio'] or math.nan:.1f}"

@@ -1,16 +1,15 @@
 """Pictures of test embeddings, coloured by class, and the files of TensorBoard's projector."""
 
+import math
 import os
 from typing import Dict, List, Tuple
 
 import numpy as np
 import tensorflow.compat.v1 as tf
 from matplotlib import image
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from tensorboard.plugins import projector
 
-from mnist.config import replacing
 from mnist.evaluation import Evaluation
 
 # Told apart with every common colour blindness (Okabe and Ito; Tol), from dark to light.
@@ -23,28 +22,23 @@ def write_panels(path: str, panels: Dict[str, Evaluation]) -> None:
     rows, columns = (len(panels) + 1) // 2, min(len(panels), 2)
     figure = Figure(figsize=(5.2 * columns, 4.7 * rows), dpi=120)
     for place, (title, evaluation) in enumerate(panels.items(), start=1):
+        seen = np.flatnonzero(evaluation.counts)
+        (points, marks), names = project(evaluation.embeddings, evaluation.ctrs[seen])
         axes = figure.add_subplot(rows, columns, place)
         axes.set_title(title, fontsize=11)
-        _draw(axes, evaluation)
+        # One class after the other would bury the first under the last.
+        order = np.random.RandomState(0).permutation(len(points))
+        colours = np.array(_COLOURS)[evaluation.labels[order] % len(_COLOURS)]
+        axes.scatter(*points[order].T, s=6, c=colours, alpha=0.7, linewidths=0)
+        is_named = len(seen) <= 40  # More names would hide the picture.
+        size = 170 if is_named else 14
+        axes.scatter(*marks.T, s=size, color="white", edgecolors="black", zorder=3)
+        for label, mark in zip(seen, marks if is_named else []):
+            axes.annotate(str(label), mark, ha="center", va="center", fontsize=8, zorder=4)
+        axes.set(xlabel=names[0], ylabel=names[1], axisbelow=True)
+        axes.grid(color="0.92")
     figure.tight_layout()
-    with replacing(path) as beside:
-        figure.savefig(beside, format="png")
-
-
-def _draw(axes: Axes, evaluation: Evaluation) -> None:
-    seen = np.flatnonzero(evaluation.counts)
-    (points, marks), names = project(evaluation.embeddings, evaluation.ctrs[seen])
-    # One class after the other would bury the first under the last.
-    order = np.random.RandomState(0).permutation(len(points))
-    colours = np.array(_COLOURS)[evaluation.labels[order] % len(_COLOURS)]
-    size = 10 if len(points) <= 2000 else 5
-    axes.scatter(*points[order].T, s=size, c=colours, alpha=0.7, linewidths=0)
-    is_named = len(seen) <= 40  # More names would hide the picture.
-    axes.scatter(*marks.T, s=170 if is_named else 14, color="white", edgecolors="black", zorder=3)
-    for label, mark in zip(seen, marks if is_named else []):
-        axes.annotate(str(label), mark, ha="center", va="center", fontsize=8, zorder=4)
-    axes.set(xlabel=names[0], ylabel=names[1], axisbelow=True)
-    axes.grid(color="0.92")
+    figure.savefig(path)
 
 
 def project(embeddings: np.ndarray, ctrs: np.ndarray) -> Tuple[List[np.ndarray], List[str]]:
@@ -66,28 +60,25 @@ def project(embeddings: np.ndarray, ctrs: np.ndarray) -> Tuple[List[np.ndarray],
 
 def write_projector(model_dir: str, images: np.ndarray, evaluation: Evaluation) -> None:
     """Writes what the projector reads, for as many test images [M, H, W] as fit into a sprite."""
-    height, width = images.shape[1:]
-    rows = min(len(images), max(1, _SPRITE_PIXELS // max(height, width)) ** 2)
-    missing = max(0, 3 - evaluation.embeddings.shape[1])  # The projector draws three dims.
-    embeddings = np.pad(evaluation.embeddings[:rows], ((0, 0), (0, missing)), "constant")
     names = [f"projector_{name}" for name in ("embeddings.tsv", "metadata.tsv", "sprite.png")]
     paths = [os.path.join(model_dir, name) for name in names]
-    with replacing(paths[0]) as beside:
-        np.savetxt(beside, embeddings, fmt="%.9g", delimiter="\t")
-    with replacing(paths[1]) as beside:
-        classes = np.column_stack([evaluation.labels, evaluation.predictions, evaluation.nearest])
-        header = "label\tsoftmax\tnearest_center"
-        np.savetxt(beside, classes[:rows], "%d", "\t", header=header, comments="")
-    # Dark on white, which the projector tints. A square, since it takes rows for columns.
-    side = int(np.ceil(np.sqrt(rows)))
-    tiles = np.full([side * side, height, width], 255, np.uint8)
-    tiles[:rows] -= images[:rows]
-    sprite = tiles.reshape(side, side, height, width).transpose(0, 2, 1, 3)
-    sprite = sprite.reshape(side * height, side * width)
-    with replacing(paths[2]) as beside:
-        image.imsave(beside, sprite, cmap="gray", vmin=0, vmax=255, format="png")
-    config = projector.ProjectorConfig()
-    shown = config.embeddings.add(tensor_name="test embeddings", tensor_shape=embeddings.shape)
+    height, width = images.shape[1:]
+    # A square, since the projector takes rows for columns.
+    side = min(math.ceil(len(images) ** 0.5), max(1, _SPRITE_PIXELS // max(height, width)))
+    rows = min(len(images), side**2)
+    tiles = np.zeros([side**2, height, width], np.uint8)
+    tiles[:rows] = images[:rows]
+    sprite = tiles.reshape(side, side, height, width).swapaxes(1, 2).reshape(side * height, -1)
+    missing = max(0, 3 - evaluation.embeddings.shape[1])  # The projector draws three dims.
+    points = np.pad(evaluation.embeddings[:rows], ((0, 0), (0, missing)), "constant")
+    classes = np.column_stack([evaluation.labels, evaluation.predictions, evaluation.nearest])
+    header = "label\tsoftmax\tnearest_center"
+    np.savetxt(paths[0], points, "%.9g", "\t")
+    np.savetxt(paths[1], classes[:rows], "%d", "\t", header=header, comments="")
+    # Dark on white, which the projector tints.
+    image.imsave(paths[2], sprite, cmap="gray_r", vmin=0, vmax=255)
+    shown = projector.EmbeddingInfo(tensor_name="test embeddings", tensor_shape=points.shape)
     shown.tensor_path, shown.metadata_path, shown.sprite.image_path = names
     shown.sprite.single_image_dim.extend([width, height])
+    config = projector.ProjectorConfig(embeddings=[shown])
     projector.visualize_embeddings(tf.summary.FileWriterCache.get(model_dir), config)

@@ -3,8 +3,7 @@
 import os
 import signal
 import sys
-import threading
-from typing import List, Optional
+from typing import Any, Optional
 
 
 class Interrupted(Exception):
@@ -12,34 +11,18 @@ class Interrupted(Exception):
 
 
 class Interrupts:
-    """Takes SIGINT and SIGTERM in a thread, since TensorFlow may block the main one for ever.
-
-    Made before any other thread, since threads inherit which signals are blocked.
-    """
+    """Takes SIGINT and SIGTERM, in the main thread, which TensorFlow must not block."""
 
     def __init__(self) -> None:
         self.signum: Optional[int] = None  # the signal that asked training to stop
         self.can_stop = False  # whether training is to stop and save by itself
-        # A shell script has its background jobs ignore Ctrl-C.
-        signals = [signal.SIGINT, signal.SIGTERM]
-        signals = [s for s in signals if signal.getsignal(s) is not signal.SIG_IGN]
-        signal.pthread_sigmask(signal.SIG_BLOCK, signals)
-        threading.Thread(target=self._listen, args=[signals], daemon=True).start()
+        for signum in (signal.SIGINT, signal.SIGTERM):
+            if signal.getsignal(signum) is not signal.SIG_IGN:  # as shells have it in background
+                signal.signal(signum, self._take)
 
-    def give_up(self) -> None:
-        """Ends the process if a signal has come, since training can no longer stop by itself."""
-        self.can_stop = False
-        if self.signum is not None:
-            self._end_process(self.signum)
-
-    def _listen(self, signals: List[signal.Signals]) -> None:
-        while True:
-            signum = signal.sigwait(signals)
-            if not self.can_stop or self.signum is not None:
-                self._end_process(signum)
-            self.signum = signum
-
-    def _end_process(self, signum: int) -> None:
-        name = os.path.basename(sys.argv[0])
-        print(f"{name}: interrupted; the same command resumes", file=sys.stderr, flush=True)
-        os._exit(128 + signum)  # as safe as a kill
+    def _take(self, signum: int, _: Any = None) -> None:
+        if not self.can_stop or self.signum is not None:
+            name = os.path.basename(sys.argv[0])
+            print(f"{name}: interrupted; the same command resumes", file=sys.stderr, flush=True)
+            os._exit(128 + signum)  # as safe as a kill
+        self.signum = signum

@@ -32,13 +32,12 @@ class Model:
 
     def __init__(self, settings: Settings, digits: Digits, worker: int = 0, servers: int = 0):
         tf.set_random_seed(settings.seed)
-        self.settings, self.digits, self.is_chief = settings, digits, worker == 0
+        self.digits, self.is_chief = digits, worker == 0
         lock, shape = dict(use_locking=servers > 0), digits.train_images.shape[1:]
         # Not around the whole model: only the centers grow with the number of classes.
         partitioner = tf.fixed_size_partitioner(servers) if servers else None
         with tf.variable_scope(tf.get_variable_scope(), partitioner=partitioner):
-            sizes = digits.num_classes, settings.embed_dims
-            self.centers = tf_centers.create_embed_centers(*sizes)
+            self.centers = tf_centers.create_embed_centers(digits.num_classes, settings.embed_dims)
 
         self.global_step, began = tf.train.get_or_create_global_step(), tf.timestamp()
         step = tf.identity(self.global_step)
@@ -77,8 +76,7 @@ class Model:
         rate = tf.train.cosine_decay(settings.learning_rate, step, settings.train_steps)
         updates = [tf.train.AdamOptimizer(warm_up * rate, **lock).minimize(loss)]
         updates += tf.get_collection(tf.GraphKeys.UPDATE_OPS)
-        zero = tf.zeros([], tf.float64)
-        self.train_seconds = tf.Variable(zero, trainable=False, name="train_seconds")
+        self.train_seconds = tf.Variable(np.float64(0), trainable=False, name="train_seconds")
         if self.is_chief:  # One clock is enough.
             with tf.control_dependencies(updates):
                 seconds = tf.timestamp() - began
@@ -86,9 +84,6 @@ class Model:
         with tf.control_dependencies(updates):
             # Not by the optimizer, which does not lock, so that workers would lose steps.
             self.train = tf.assign_add(self.global_step, 1, **lock)
-        local = [tf.GraphKeys.LOCAL_VARIABLES]
-        # Whether the chief has all workers stop; in no checkpoint.
-        self.stopping = tf.Variable(False, trainable=False, collections=local)
         self.saver = tf.train.Saver()
 
 

@@ -5,14 +5,14 @@ import json
 import shutil
 import time
 import zlib
-from typing import Optional, Tuple
+from typing import Any, Dict
 
 import numpy as np
 import tensorflow.compat.v1 as tf
 from absl import logging
 from tqdm import tqdm
 
-from mnist.cluster import Cluster, ServerWatch, hear
+from mnist.cluster import Cluster, is_server, wait_for_servers
 from mnist.config import InputError, Settings, one_line
 from mnist.data import Digits
 from mnist.evaluation import evaluate, report
@@ -38,19 +38,19 @@ class Trainer(tf.train.SessionCreator):
         self, settings: Settings, digits: Digits, interrupts: Interrupts, cluster: Cluster
     ) -> None:
         self._settings, self._interrupts, self._cluster = settings, interrupts, cluster
-        self._target, self._config = start_server(cluster)
-        self._watch = ServerWatch(cluster, interrupts.give_up)
+        self._server = start_server(cluster)
         run_id = zlib.crc32(json.dumps(settings.identity(digits.crc32())).encode())
-        initial, local = tf.constant(run_id, tf.int64), [tf.GraphKeys.LOCAL_VARIABLES]
+        local = dict(trainable=False, collections=[tf.GraphKeys.LOCAL_VARIABLES])  # not saved
         servers, own = range(len(cluster.ps_hosts)), f"/job:worker/task:{cluster.task_index}"
         with tf.device(tf.train.replica_device_setter(len(servers), worker_device=own)):
             self._model = Model(settings, digits, cluster.task_index, len(servers))
-            self._stop = tf.assign(self._model.stopping, True).op
+            self._is_over = tf.Variable(False, **local)  # by which the chief stops all workers
+            self._stop = tf.assign(self._is_over, True).op
             # Set last, on each server: once all are, no variable is still to be restored.
             self._run_ids = []
             for server in servers:
                 with tf.device(f"/job:ps/task:{server}"):
-                    variable = tf.Variable(initial, trainable=False, collections=local)
+                    variable = tf.Variable(tf.constant(run_id, tf.int64), **local)
                     self._run_ids.append(tf.equal(variable, run_id))
             self._uninitialized = tf.size(tf.report_uninitialized_variables())
             self._initialize = tf.global_variables_initializer()
@@ -73,10 +73,9 @@ class Trainer(tf.train.SessionCreator):
                     if others:  # Their last steps are to be saved in full.
                         self._session.run(self._stop)
                     deadline = time.monotonic() + _LAST_STEPS_SECS
-                    while time.monotonic() < deadline and any(map(hear, others)):
+                    while time.monotonic() < deadline and any(map(is_server, others)):
                         time.sleep(_POLL_SECS)
                 break  # All is saved.
-        self._watch.stop()
         if self._cluster.ps_hosts:
             logging.info("%s: made %d steps of its own", self._cluster, self._made)
         for tell in self._tell_servers if model.is_chief else []:
@@ -91,7 +90,7 @@ class Trainer(tf.train.SessionCreator):
         size = dict(ncols=shutil.get_terminal_size().columns or 80, nrows=24)  # Some say 0.
         with tqdm(total=total, initial=step, unit="step", disable=None, **size) as progress:
             while step < total and self._interrupts.signum is None:
-                before, fetches = step, (model.train, model.losses, model.stopping)
+                before, fetches = step, (model.train, model.losses, self._is_over)
                 try:
                     step, losses, is_over = session.run(fetches)
                 except tf.errors.InvalidArgumentError as error:
@@ -108,9 +107,10 @@ class Trainer(tf.train.SessionCreator):
 
     def create_session(self) -> tf.Session:
         """A session on variables that are initialized, and are those of this run."""
-        self._interrupts.give_up()
-        self._watch.wait()
-        self._session, how = _OpenSession(self._target, config=self._config), "attached to"
+        self._interrupts.can_stop = False
+        wait_for_servers(self._cluster)
+        self._session, how = tf.Session(**self._server), "attached to"
+        self._session.close = lambda: None  # It would wait for lost servers.
         if self._model.is_chief and self._session.run(self._uninitialized):
             state, how = tf.train.get_checkpoint_state(self._settings.model_dir), "initialized"
             if state is None:
@@ -133,35 +133,33 @@ class Trainer(tf.train.SessionCreator):
         return self._session
 
 
-class _OpenSession(tf.Session):
-    """A session that is never closed, since closing would wait for lost servers."""
+def start_server(cluster: Cluster) -> Dict[str, Any]:
+    """Starts the server of this process, if there is a cluster; returns arguments for sessions.
 
-    def close(self) -> None:
-        pass
-
-
-def serve(cluster: Cluster, interrupts: Interrupts) -> None:
-    """Runs a parameter server until the chief says that training is over."""
-    watch, (target, config) = ServerWatch(cluster, interrupts.give_up), start_server(cluster)
-    with tf.Session(target, config=config) as session:
-        logging.info("%s: serves on %s", cluster, cluster.ps_hosts[cluster.task_index])
-        session.run(done_queue(cluster.task_index).dequeue())
-    watch.stop()
-    time.sleep(_LINGER_SECS)
-    logging.info("%s: training is over", cluster)
-
-
-def start_server(cluster: Cluster) -> Tuple[str, Optional[tf.ConfigProto]]:
-    """What a session of this process needs: the server to connect to, and a configuration."""
+    Raises `InputError` if its port is in use.
+    """
     if not cluster.job_name:
-        return "", None
+        return {}
     # A session only waits for the processes that pass its filters.
     own = f"/job:{cluster.job_name}/task:{cluster.task_index}"
     filters = [own] if cluster.job_name == "ps" else ["/job:ps", own]
     config = tf.ConfigProto(device_filters=filters)
     spec = {"ps": cluster.ps_hosts, "worker": cluster.worker_hosts}
-    server = tf.train.Server(spec, cluster.job_name, cluster.task_index, config=config)
-    return server.target, config
+    try:
+        server = tf.train.Server(spec, cluster.job_name, cluster.task_index, config=config)
+    except tf.errors.OpError as error:
+        line = f"flag --{cluster.job_name}_hosts: expected a port to listen on for {cluster}"
+        raise InputError(f"{line}, found: {one_line(error)}") from error
+    return dict(target=server.target, config=config)
+
+
+def serve(cluster: Cluster) -> None:
+    """Runs a parameter server until the chief says that training is over."""
+    with tf.Session(**start_server(cluster)) as session:
+        logging.info("%s: serves on %s", cluster, cluster.ps_hosts[cluster.task_index])
+        session.run(done_queue(cluster.task_index).dequeue())
+    time.sleep(_LINGER_SECS)
+    logging.info("%s: training is over", cluster)
 
 
 def done_queue(task: int) -> tf.QueueBase:
