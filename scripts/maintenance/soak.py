@@ -11,14 +11,13 @@ wrong.
 import os
 import resource
 import sys
-from typing import List
+from typing import List, NamedTuple, Tuple
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 import numpy as np  # noqa: E402
 import tensorflow.compat.v1 as tf  # noqa: E402
 from absl import app, flags  # noqa: E402
-from soak_measures import Reading, find_faults, largest_error, make_pool  # noqa: E402
 from tqdm import tqdm  # noqa: E402
 
 import tf_centers  # noqa: E402
@@ -30,12 +29,57 @@ flags.DEFINE_integer("batch_size", 8, "Rows of a batch.", lower_bound=1)
 flags.DEFINE_boolean("use_resource", True, "Resource variables rather than ref ones.")
 flags.DEFINE_boolean("use_locking", False, "Update under the lock.")
 
-_LINES = 10
+_LINES, _POOL = 10, 2_000
+# Of the distance of a center to its mean in float64, over the norm of the mean.
+_MOST_ERROR = 3e-6
+# The allocator and Python's own caches go on settling by a little after the first tenth.
+_MOST_GROWTH_MB = 5.0
 
 
-def peak_mb() -> float:
-    """The most memory that this process has had resident so far."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+class Pool(NamedTuple):
+    """Batches to draw from, and what a mean is made of: `embeds [P, B, D]`, `labels [P, B]`."""
+
+    embeds: np.ndarray
+    labels: np.ndarray
+
+    def means(self, uses: np.ndarray, num_classes: int) -> Tuple[np.ndarray, np.ndarray]:
+        """The float64 means `[C, D]`, NaN for a class that had no row, and numbers of rows `[C]`.
+
+        `uses [P]` is how often each batch was fed.
+        """
+        weights = np.repeat(uses, self.labels.shape[1])
+        labels, rows = self.labels.reshape(-1), self.embeds.reshape(-1, self.embeds.shape[2])
+        counts = np.bincount(labels, weights, num_classes)
+        sums = [np.bincount(labels, weights * column, num_classes) for column in rows.T]
+        with np.errstate(invalid="ignore"):
+            return np.stack(sums, axis=1) / counts[:, np.newaxis], counts.astype(np.int64)
+
+
+class Reading(NamedTuple):
+    """How it goes after so many updates."""
+
+    updates: int
+    ops: int
+    memory_mb: float
+    error: float
+    miscounted: int  # classes whose count is not that of the rows that were fed
+
+
+def make_pool(num_classes: int, dims: int, batch_size: int) -> Pool:
+    """Rows around a point of each class, no two coordinates alike; two of a class in a batch."""
+    random = np.random.RandomState(0)
+    some = random.randint(0, num_classes, (_POOL, (batch_size + 1) // 2))
+    labels = np.concatenate([some, some[:, ::-1]], axis=1)[:, :batch_size]
+    points = 3 * random.randn(num_classes, dims) + np.linspace(-2, 5, dims)
+    embeds = points[labels] + random.randn(_POOL, batch_size, dims)
+    return Pool(embeds.astype(np.float32), labels)
+
+
+def largest_error(ctrs: np.ndarray, means: np.ndarray) -> float:
+    """The largest distance of a center to its mean, over the norm of the mean."""
+    seen = ~np.isnan(means[:, 0])
+    distances = np.linalg.norm(ctrs[seen] - means[seen], axis=1)
+    return float(np.max(distances / np.linalg.norm(means[seen], axis=1)))
 
 
 def soak(values: flags.FlagValues) -> List[Reading]:
@@ -44,39 +88,40 @@ def soak(values: flags.FlagValues) -> List[Reading]:
     uses, random = np.zeros(len(pool.labels)), np.random.RandomState(1)
     readings: List[Reading] = []
     config = tf.ConfigProto(intra_op_parallelism_threads=1, inter_op_parallelism_threads=1)
-    with tf.Graph().as_default() as graph:
+    with tf.Graph().as_default() as graph, tf.Session(config=config) as session:
         with tf.variable_scope("", use_resource=values.use_resource):
             centers = tf_centers.create_embed_centers(values.classes, values.dims)
-        embeds = tf.placeholder(tf.float32, [None, values.dims])
-        labels = tf.placeholder(tf.int64, [None])
-        rows = tf_centers.get_embed_centers(
-            embeds,
-            labels,
-            tf_centers.CumulativeMean(),
-            centers,
-            use_locking=values.use_locking,
-        )
-        with tf.Session(config=config) as session:
-            session.run(tf.global_variables_initializer())
-            update = session.make_callable(rows, [embeds, labels])
-            read = session.make_callable(centers)
-            for done in tqdm(range(1, values.updates + 1), "updates", disable=None):
-                batch = random.randint(len(uses))
-                update(pool.embeds[batch], pool.labels[batch])
-                uses[batch] += 1
-                if done * _LINES // values.updates > len(readings):
-                    ctrs, counts = read()
-                    means, expected = pool.means(uses, values.classes)
-                    reading = Reading(
-                        updates=done,
-                        ops=len(graph.get_operations()),
-                        memory_mb=peak_mb(),
-                        error=largest_error(ctrs, means),
-                        miscounted=int(np.sum(counts != expected)),
-                    )
-                    print("{:>12,}{:>10,}{:>14.1f}{:>12.1e}{:>14}".format(*reading), flush=True)
-                    readings.append(reading)
+        batch = tf.placeholder(tf.float32, [None, values.dims]), tf.placeholder(tf.int64, [None])
+        how = dict(centers=centers, use_locking=values.use_locking)
+        rows = tf_centers.get_embed_centers(*batch, tf_centers.CumulativeMean(), **how)
+        session.run(tf.global_variables_initializer())
+        update, read = session.make_callable(rows, list(batch)), session.make_callable(centers)
+        for done in tqdm(range(1, values.updates + 1), "updates", disable=None):
+            drawn = random.randint(len(uses))
+            update(pool.embeds[drawn], pool.labels[drawn])
+            uses[drawn] += 1
+            if done * _LINES // values.updates > len(readings):
+                ctrs, counts = read()
+                means, expected = pool.means(uses, values.classes)
+                peak_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+                found = largest_error(ctrs, means), int(np.sum(counts != expected))
+                readings.append(Reading(done, len(graph.get_operations()), peak_mb, *found))
+                print("{:>12,}{:>10,}{:>14.1f}{:>12.1e}{:>14}".format(*readings[-1]), flush=True)
     return readings
+
+
+def find_faults(readings: List[Reading]) -> List[str]:
+    """What went wrong, in a line each."""
+    first, last = readings[0], readings[-1]
+    growth = last.memory_mb - first.memory_mb
+    worst = np.max([reading.error for reading in readings])  # a NaN too, unlike max
+    faults = {
+        f"a graph of {first.ops} ops throughout, found {last.ops}": last.ops != first.ops,
+        f"at most {_MOST_GROWTH_MB} MB of growth, found {growth:.1f}": growth > _MOST_GROWTH_MB,
+        f"an error of at most {_MOST_ERROR}, found {worst:.1e}": not worst <= _MOST_ERROR,
+        f"every row to be counted, found {last.miscounted} classes miscounted": last.miscounted,
+    }
+    return [f"expected {fault}" for fault, is_found in faults.items() if is_found]
 
 
 def main(argv: List[str]) -> int:

