@@ -1,19 +1,24 @@
 """Compares random updates on the replicas of a strategy with a single process, bit for bit.
 
-    python scripts/maintenance/check_replicas.py [--runs=200] [--seed=0]
+    python scripts/maintenance/check_replicas.py [--runs=200] [--seed=0] [--steps=60]
 
 Starts a process for each number of replicas from 1 to 8, on as many logical CPUs. A run draws batch
 sizes, some of them 0, masks, dtypes, an updater and a call, and makes three steps in one
 `tf.function`. After each step, every copy must hold the bits of a plain table that got the joined
 batch, and each replica must have the centers of its own rows.
+
+With `--steps`, times so many steps on 1, 2 and 4 replicas instead, in turns with steps of a plain
+table on the joined batch, and prints the ratios of medians. They show what copies cost, since every
+replica makes the whole update.
 """
 
 import argparse
+import multiprocessing
 import os
 import pathlib
-import subprocess
 import sys
-from typing import NamedTuple
+import time
+import types
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -25,37 +30,22 @@ import updaters  # noqa: E402
 
 import tf_centers  # noqa: E402
 
-MOST_REPLICAS = 8
-STEPS = 3
-
+MOST_REPLICAS, STEPS = 8, 3
+TIMED, WARM_UP = (1, 2, 4), 5
+SIZES = ((1000, 128, 256), (1000, 128, 1024), (10000, 512, 1024))  # C / D / B
 
 UPDATERS = {name: entry.make for name, entry in updaters.UPDATERS.items()}
 UPDATERS["default"] = lambda rate: None
 UPDATERS["own"] = lambda rate: updaters.Weighted(lambda n, k, later: 0.1 * later / k)
 
 
-class Setting(NamedTuple):
+def draw_setting(rng):
     """What one run calls, and on what."""
 
-    classes: int
-    dims: int
-    updater: str
-    call: str
-    dtype: str
-    embeds: str
-    labels: str
-    masked: bool
-    static: bool
-    locks: bool
-    rate_tensor: bool
-    switch: bool
-
-
-def draw_setting(rng):
     def pick(*values):
         return values[rng.randint(len(values))]
 
-    return Setting(
+    return types.SimpleNamespace(
         classes=rng.randint(1, 12),
         dims=rng.randint(1, 6),
         updater=pick(*UPDATERS),
@@ -121,7 +111,6 @@ def run(strategy, rng):
     """Makes the steps of one random setting; raises an `AssertionError` where a bit differs."""
     replicas = strategy.num_replicas_in_sync
     setting = draw_setting(rng)
-    print(setting, flush=True)
     size = setting.classes, setting.dims
     how = {"dtype": setting.dtype, "initializer": rng.randn(*size)}
     if setting.updater in updaters.UPDATERS:
@@ -148,42 +137,77 @@ def run(strategy, rng):
         rows = strategy.experimental_local_results(step(*parts, training))
         joined = [tf.concat(column, axis=0) for column in zip(*batches)]
         expected = tf.split(single(*joined, training), [len(batch[1]) for batch in batches])
-        assert [bits(part) for part in rows] == [bits(part) for part in expected], "rows"
+        assert [bits(part) for part in rows] == [bits(part) for part in expected], f"{setting}"
         for variable, whole in zip(copied, plain):
             found = [bits(copy) for copy in strategy.experimental_local_results(variable)]
-            assert found == [bits(whole)] * replicas, variable.name
+            assert found == [bits(whole)] * replicas, f"{setting}"
 
 
-def make_strategy(replicas):
-    """A strategy of that many logical CPUs; TensorFlow wants one strategy a process."""
+def measure(strategy, size, steps):
+    """The median seconds of a step on all replicas, and of one on a plain table."""
+    (classes, dims, rows), rng = size, np.random.RandomState(0)
+    embeds = tf.constant(rng.randn(rows, dims), tf.float32)
+    whole = embeds, tf.constant(rng.randint(classes, size=rows))
+    replicas, mean = strategy.num_replicas_in_sync, tf_centers.CumulativeMean()
+    parts = [distribute(strategy, tf.split(column, replicas)) for column in whole]
+    with strategy.scope():
+        copied = tf_centers.create_embed_centers(classes, dims)
+    plain = tf_centers.create_embed_centers(classes, dims)
+
+    @tf.function
+    def step(*batch):
+        return strategy.run(lambda *own: tf_centers.get_embed_centers(*own, mean, copied), batch)
+
+    @tf.function
+    def single(*batch):
+        return tf_centers.get_embed_centers(*batch, mean, plain)
+
+    seconds = []
+    for _ in range(WARM_UP + steps):
+        for call, batch in ((step, parts), (single, whole)):
+            start = time.perf_counter()
+            call(*batch)
+            seconds.append(time.perf_counter() - start)
+    return np.median(np.reshape(seconds, [-1, 2])[WARM_UP:], axis=0)
+
+
+def in_process(replicas, runs, seed, steps):
+    """What one process does: as many runs, or the medians of so many steps at each size.
+
+    The replicas are logical CPUs; TensorFlow wants one strategy a process.
+    """
     cpus = tf.config.list_physical_devices("CPU")
     logical = [tf.config.LogicalDeviceConfiguration()] * replicas
     tf.config.set_logical_device_configuration(cpus[0], logical)
-    return tf.distribute.MirroredStrategy([f"/cpu:{i}" for i in range(replicas)])
+    strategy = tf.distribute.MirroredStrategy([f"/cpu:{i}" for i in range(replicas)])
+    if steps:
+        return [measure(strategy, size, steps) for size in SIZES]
+    rng = np.random.RandomState(seed)
+    for _ in range(runs):
+        run(strategy, rng)
+    print(f"{replicas} replicas: {runs} runs, all copies as the single process", flush=True)
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--runs", type=int, default=200, help="total number of settings")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--replicas", type=int, help="run one process only, with this many")
+    parser.add_argument("--steps", type=int, default=0, help="time so many steps instead")
     given = parser.parse_args()
-    if given.replicas:
-        strategy, rng = make_strategy(given.replicas), np.random.RandomState(given.seed)
-        for _ in range(given.runs):
-            run(strategy, rng)
-        return
-    done = 0
-    for replicas in range(1, MOST_REPLICAS + 1):
-        runs = given.runs // MOST_REPLICAS + (replicas <= given.runs % MOST_REPLICAS)
-        command = [sys.executable, __file__, f"--runs={runs}", f"--replicas={replicas}"]
-        command.append(f"--seed={given.seed + replicas}")
-        result = subprocess.run(command, capture_output=True, text=True)
-        if result.returncode:
-            sys.exit(f"{replicas} replicas: {result.stdout[-2000:]}\n{result.stderr[-4000:]}")
-        done += runs
-        print(f"{replicas} replicas: {runs} runs, all copies as the single process", flush=True)
-    print(f"{done} runs on TensorFlow {tf.__version__}: every bit the same")
+    counts = TIMED if given.steps else range(1, MOST_REPLICAS + 1)
+    shares = [(given.runs + MOST_REPLICAS - n) // MOST_REPLICAS for n in counts]
+    tasks = [(n, share, given.seed + n, given.steps) for n, share in zip(counts, shares)]
+    with multiprocessing.get_context("spawn").Pool(1, maxtasksperchild=1) as pool:
+        results = pool.starmap(in_process, tasks, chunksize=1)
+    if not given.steps:
+        return print(f"{sum(shares)} runs on TensorFlow {tf.__version__}: every bit the same")
+    print(f"TensorFlow {tf.__version__}")
+    print("| C / D / B | one process, us |", *[f"{n} replica{'s' * (n > 1)} |" for n in counts])
+    print("| --- | --- |" + " --- |" * len(counts))
+    for size, times in zip(SIZES, np.moveaxis(results, 1, 0)):
+        cells = [" / ".join(f"{each:,}" for each in size), f"{1e6 * np.median(times[:, 1]):,.0f}"]
+        cells += [f"{ratio:.2f}" for ratio in times[:, 0] / times[:, 1]]
+        print(f"| {' | '.join(cells)} |")
 
 
 if __name__ == "__main__":
