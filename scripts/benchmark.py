@@ -28,6 +28,7 @@ from absl import app, flags  # noqa: E402
 
 import tf_centers  # noqa: E402
 
+Contenders = Dict[str, Callable[..., Any]]
 DECAY, ALPHA, FADE = 0.95, 0.5, 0.99
 SIZES = "10/2/128,10/64/512,1000/128/256,1000/128/1024,10000/512/256,10000/512/1024,"
 SIZES += "1000000/128/1024,100000/512/4096"
@@ -58,22 +59,19 @@ class Timing(NamedTuple):
     ratio: float  # of the median to that of the first contender
 
 
-def recipe(ctrs: Any, embeds: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
+def recipe(ctrs: Any, embeds: tf.Tensor, labels: tf.Tensor, weights: Any = 1 - DECAY) -> tf.Tensor:
     """The usual recipe, but ordered by hand, since resource variables would never move."""
     old = tf.gather(ctrs, labels)
-    update = tf.scatter_sub(ctrs, labels, (1 - DECAY) * (old - embeds))
+    update = tf.scatter_sub(ctrs, labels, weights * (old - embeds))
     with tf.control_dependencies([update.op]):
         return tf.gather(ctrs, labels)
 
 
 def equation_4(ctrs: Any, embeds: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
     """Eq. (4) of Wen et al., ECCV 2016, as public code writes it, but ordered by hand."""
-    old = tf.gather(ctrs, labels)
     _, index, sizes = tf.unique_with_counts(labels)
     weights = ALPHA / (1.0 + tf.cast(tf.gather(sizes, index), tf.float32))
-    update = tf.scatter_sub(ctrs, labels, tf.expand_dims(weights, 1) * (old - embeds))
-    with tf.control_dependencies([update.op]):
-        return tf.gather(ctrs, labels)
+    return recipe(ctrs, embeds, labels, tf.expand_dims(weights, 1))
 
 
 def dense(ctrs: Any, embeds: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
@@ -91,10 +89,8 @@ def dense_codebook(ctrs: Any, embeds: tf.Tensor, labels: tf.Tensor) -> tf.Tensor
     """The codebook that VQ-VAE averages, by one-hot rows: `FadingMean` on every class."""
     num_classes, num_dims = ctrs.shape.as_list()
     how = {"initializer": tf.ones_initializer(), "trainable": False}
-    sizes, sums = (
-        tf.get_variable("n", [num_classes], **how),
-        tf.get_variable("m", ctrs.shape, **how),
-    )
+    sizes = tf.get_variable("n", [num_classes], **how)
+    sums = tf.get_variable("m", ctrs.shape, **how)
     one_hot = tf.one_hot(labels, num_classes)
     more = tf.reduce_sum(one_hot, axis=0), tf.matmul(one_hot, embeds, transpose_a=True)
     faded = [FADE * v.read_value() + (1 - FADE) * own for v, own in zip((sizes, sums), more)]
@@ -160,15 +156,11 @@ SEARCHERS = {
 }
 
 
-def time_size(
-    contenders: Dict[str, Callable[..., Any]],
-    size: str,
-    runs: int,
-    config: tf.ConfigProto,
-    feed: bool,
-) -> List[Timing]:
+def time_size(contenders: Contenders, size: str, values: flags.FlagValues) -> List[Timing]:
     """Times every contender at one size."""
     classes, dims, rows = parse_size(size)
+    threads = {f"{where}_op_parallelism_threads": values.threads for where in ("intra", "inter")}
+    config = tf.ConfigProto(**threads)
     random = np.random.RandomState(0)
     batch = random.randn(rows, dims).astype(np.float32), random.randint(0, classes, rows)
     with tf.Graph().as_default(), tf.Session(config=config) as session:
@@ -190,11 +182,16 @@ def time_size(
         session.run(tf.global_variables_initializer())
         session.run(updates)
         # An empty list of feeds would take a slower way through the session.
-        holders, values = ([embeds, labels], batch) if feed else (None, ())
+        holders, fed = ([embeds, labels], batch) if values.feed else (None, ())
         calls = {name: session.make_callable(fetch, holders) for name, fetch in fetches.items()}
-        taken = time_in_turns({name: lambda f=f: f(*values) for name, f in calls.items()}, runs)
-    baseline = float(np.median(taken[next(iter(contenders))]))
-    return [_timing(size, name, seconds, baseline) for name, seconds in taken.items()]
+        steps = {name: lambda f=f: f(*fed) for name, f in calls.items()}
+        taken = time_in_turns(steps, values.runs)
+    timings, baseline = [], float(np.median(taken[next(iter(contenders))]))
+    for name, seconds in taken.items():
+        low, median, high = (float(value) for value in np.percentile(seconds, [25, 50, 75]))
+        spread = (high - low) / 2 / median
+        timings.append(Timing(size, name, 1e6 * median, spread, median / baseline))
+    return timings
 
 
 def time_in_turns(steps: Dict[str, Callable[[], Any]], runs: int) -> Dict[str, np.ndarray]:
@@ -238,69 +235,40 @@ def geometric_means(timings: List[Timing]) -> Dict[str, float]:
 
 def format_table(runs: List[Dict[str, Any]]) -> str:
     """Figures of one or more runs in Markdown, versions side by side."""
-    title = f"TensorFlow {' / '.join(run['tensorflow'] for run in runs)}"
-    tables = [
-        _format_timings([run[key] for run in runs], [n for n in names if n not in ONE_HOT])
-        for key, names in (("timings", CONTENDERS), ("searches", SEARCHERS))
-    ]
-    return "\n\n".join([title] + tables)
-
-
-def _format_timings(runs: List[List[Dict[str, Any]]], columns: List[str]) -> str:
-    first, names = columns[0], columns[1:]
-    lines = [f"| C / D / B | {first}, us | " + " | ".join(names) + " |"]
-    lines.append("| --- " * (len(columns) + 1) + "|")
-    cells: Dict[str, Dict[str, List[str]]] = {}
-    for run in runs:
-        timings = [Timing(**timing) for timing in run]
-        for timing in timings:
-            value = timing.median_us if timing.contender == first else timing.ratio
-            text = f"{value:,.0f}" if timing.contender == first else f"{value:.2f}"
-            cells.setdefault(timing.size, {}).setdefault(timing.contender, []).append(text)
-        for name, mean in geometric_means(timings).items():
-            cells.setdefault("geometric mean", {}).setdefault(name, []).append(f"{mean:.2f}")
-    cells["geometric mean"] = cells.pop("geometric mean")
-    for size, found in cells.items():
-        label = " / ".join(f"{int(part):,}" if part.isdigit() else part for part in size.split("/"))
-        row = [label] + [" / ".join(found[name]) for name in columns]
-        lines.append("| " + " | ".join(row) + " |")
+    lines = [f"TensorFlow {' / '.join(run['tensorflow'] for run in runs)}"]
+    for key, names in (("timings", CONTENDERS), ("searches", SEARCHERS)):
+        first, *others = [name for name in names if name not in ONE_HOT]
+        lines += ["", f"| C / D / B | {first}, us | " + " | ".join(others) + " |"]
+        lines += ["| --- " * (len(others) + 2) + "|"]
+        timings = [[Timing(**timing) for timing in run[key]] for run in runs]
+        for size in dict.fromkeys(timing.size for run in timings for timing in run):
+            found = [{t.contender: t for t in run if t.size == size} for run in timings]
+            found = [run for run in found if run]  # A run may have left the size out.
+            cells = [" / ".join(f"{int(part):,}" for part in size.split("/"))]
+            cells += [" / ".join(f"{run[first].median_us:,.0f}" for run in found)]
+            cells += [" / ".join(f"{run[name].ratio:.2f}" for run in found) for name in others]
+            lines.append("| " + " | ".join(cells) + " |")
+        means = [geometric_means(run) for run in timings]
+        cells = [" / ".join(f"{run[name]:.2f}" for run in means) for name in (first, *others)]
+        lines.append("| geometric mean | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
 
-def run_benchmark(values: flags.FlagValues) -> Dict[str, Any]:
+def time_sizes(
+    contenders: Contenders, sizes: List[str], values: flags.FlagValues
+) -> List[Dict[str, Any]]:
     """Times all sizes and prints each as it is done."""
-    config = tf.ConfigProto(
-        intra_op_parallelism_threads=values.threads, inter_op_parallelism_threads=values.threads
-    )
-    print(f"TensorFlow {tf.__version__}, {values.threads} threads; median, spread, ratio")
-
-    def time_sizes(contenders: Dict[str, Callable[..., Any]], sizes: List[str]) -> Any:
-        timings: List[Timing] = []
-        for size in sizes:
-            found = time_size(contenders, size, values.runs, config, values.feed)
-            print(size)
-            for _, name, median, spread, ratio in found:
-                print(f"  {name:<20}{median:>12,.0f} us  +-{spread:4.0%}{ratio:>8.2f}", flush=True)
-            timings += found
-        print("geometric mean")
-        for name, mean in geometric_means(timings).items():
-            print(f"  {name:<20}{mean:>31.2f}")
-        return [timing._asdict() for timing in timings]
-
-    return {
-        "tensorflow": tf.__version__,
-        "threads": values.threads,
-        "runs": values.runs,
-        "fed": values.feed,
-        "timings": time_sizes(CONTENDERS, values.sizes),
-        "searches": time_sizes(SEARCHERS, values.searches),
-        "options": time_sizes(OPTIONS, values.options),
-    }
-
-
-def _timing(size: str, name: str, seconds: np.ndarray, baseline: float) -> Timing:
-    low, median, high = (float(value) for value in np.percentile(seconds, [25, 50, 75]))
-    return Timing(size, name, 1e6 * median, (high - low) / 2 / median, median / baseline)
+    timings: List[Timing] = []
+    for size in sizes:
+        found = time_size(contenders, size, values)
+        print(size)
+        for _, name, median, spread, ratio in found:
+            print(f"  {name:<20}{median:>12,.0f} us  +-{spread:4.0%}{ratio:>8.2f}", flush=True)
+        timings += found
+    print("geometric mean")
+    for name, mean in geometric_means(timings).items():
+        print(f"  {name:<20}{mean:>31.2f}")
+    return [timing._asdict() for timing in timings]
 
 
 def main(argv: List[str]) -> int:
@@ -322,7 +290,16 @@ def main(argv: List[str]) -> int:
             raise ValueError(f"--json={values.json}: expected a path in a folder that exists")
         tf.logging.set_verbosity(tf.logging.ERROR)
         tf.disable_eager_execution()
-        figures = run_benchmark(values)
+        print(f"TensorFlow {tf.__version__}, {values.threads} threads; median, spread, ratio")
+        figures = {
+            "tensorflow": tf.__version__,
+            "threads": values.threads,
+            "runs": values.runs,
+            "fed": values.feed,
+            "timings": time_sizes(CONTENDERS, values.sizes, values),
+            "searches": time_sizes(SEARCHERS, values.searches, values),
+            "options": time_sizes(OPTIONS, values.options, values),
+        }
         if values.json:
             with open(values.json, "w", encoding="utf-8") as file:
                 json.dump(figures, file, indent=2)
