@@ -157,7 +157,8 @@ def matrix(session: nox.Session) -> None:
         command = ["nox", "-s", f"tests({name})", "--", *session.posargs]
         output = session.run(*command, silent=True, success_codes=[0, 1], external=True)
         versions = re.search(r"^TensorFlow (\S+), Python (\S+)$", output, re.MULTILINE)
-        counts = re.findall(r"(\d+) (passed|skipped|failed)", output.splitlines()[-3])
+        summary = re.findall(r"^.*\d (?:passed|failed).* in .*s.*$", output, re.MULTILINE)[-1]
+        counts = re.findall(r"(\d+) (passed|skipped|failed)", summary)
         found = {word: int(number) for number, word in counts}
         rows.append([*versions.groups()])
         rows[-1] += [f"{found.get(word, 0):,}" for word in ("passed", "skipped", "failed")]
