@@ -90,7 +90,7 @@ def _read_idx(path: str, num_dims: int) -> np.ndarray:
         line = f"{path}: expected an IDX header that begins with {magic.hex()}"
         raise InputError(f"{line}, found {found}")
     shape, num_bytes = struct.unpack(f">{num_dims}I", content[4:start]), len(content) - start
-    if not num_bytes or np.prod(shape, dtype=object) != num_bytes:
+    if not num_bytes or np.prod(np.array(shape, object)) != num_bytes:
         raise InputError(f"{path}: expected an array of {shape}, found {num_bytes} bytes")
     return np.frombuffer(content, np.uint8, offset=start).reshape(shape)
 
