@@ -20,7 +20,7 @@ import math  # noqa: E402
 import os  # noqa: E402
 import re  # noqa: E402
 import sys  # noqa: E402
-from concurrent.futures import ThreadPoolExecutor  # noqa: E402
+from concurrent.futures import ThreadPoolExecutor, wait  # noqa: E402
 from typing import List  # noqa: E402
 
 from absl import app, flags, logging  # noqa: E402
@@ -120,7 +120,10 @@ def main(_: List[str]) -> int:
     """Runs the script and returns its exit code; wrong input is one line, with exit code 2."""
     logging.get_absl_handler().setFormatter(std_logging.Formatter("%(asctime)s %(message)s", "%X"))
     try:
-        ThreadPoolExecutor().submit(run).result()  # Interrupts need the main thread.
+        training = ThreadPoolExecutor().submit(run)  # Interrupts need the main thread.
+        while not training.done():
+            wait([training], timeout=0.1)  # A signal that comes just before a wait does not end it.
+        training.result()
     except Interrupted as interrupted:
         return _fail(interrupted, 128 + INTERRUPTS.signum)
     except (ImportError, InputError, OSError) as error:

@@ -144,9 +144,9 @@ class Weigher:
             return tf.constant(rate, tf.float64)
         key = name, below_one, id(rate)
         if key not in self._rates:
-            # In float64, where 1 - decay keeps its digits; cast after the check, which TensorFlow's
-            # optimizer would otherwise take past the reshape that it guards.
-            found = tf.cast(scalar(self.checks, name, tf.convert_to_tensor(rate)), tf.float64)
+            # In float64, where 1 - decay keeps its digits. Cast before the check, which TensorFlow's
+            # optimizer would drop between a reshape and a cast.
+            found = scalar(self.checks, name, tf.cast(rate, tf.float64))
             # A copy, since the value of a ref variable is its memory: so the value checked is the
             # value used, whoever assigns the variable meanwhile.
             found = tf.gather(tf.reshape(found, [1]), 0)

@@ -171,15 +171,17 @@ def measure(strategy, size, steps):
     return np.median(np.reshape(seconds, [-1, 2])[WARM_UP:], axis=0)
 
 
-def in_process(replicas, runs, seed, steps):
-    """What one process does: as many runs, or the medians of so many steps at each size.
-
-    The replicas are logical CPUs; TensorFlow wants one strategy a process.
-    """
+def make_strategy(replicas):
+    """A strategy of that many logical CPUs; TensorFlow wants one strategy a process."""
     cpus = tf.config.list_physical_devices("CPU")
     logical = [tf.config.LogicalDeviceConfiguration()] * replicas
     tf.config.set_logical_device_configuration(cpus[0], logical)
-    strategy = tf.distribute.MirroredStrategy([f"/cpu:{i}" for i in range(replicas)])
+    return tf.distribute.MirroredStrategy([f"/cpu:{i}" for i in range(replicas)])
+
+
+def in_process(replicas, runs, seed, steps):
+    """What one process does: as many runs, or the medians of so many steps at each size."""
+    strategy = make_strategy(replicas)
     if steps:
         return [measure(strategy, size, steps) for size in SIZES]
     rng = np.random.RandomState(seed)

@@ -20,6 +20,12 @@ class Interrupts:
             if signal.getsignal(signum) is not signal.SIG_IGN:  # as shells have it in background
                 signal.signal(signum, self._take)
 
+    def give_up(self) -> None:
+        """Ends the process if a signal has come, since training can no longer stop by itself."""
+        self.can_stop = False
+        if self.signum is not None:
+            self._take(self.signum)
+
     def _take(self, signum: int, _: Any = None) -> None:
         if not self.can_stop or self.signum is not None:
             name = os.path.basename(sys.argv[0])

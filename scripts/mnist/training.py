@@ -107,7 +107,7 @@ class Trainer(tf.train.SessionCreator):
 
     def create_session(self) -> tf.Session:
         """A session on variables that are initialized, and are those of this run."""
-        self._interrupts.can_stop = False
+        self._interrupts.give_up()
         wait_for_servers(self._cluster)
         self._session, how = tf.Session(**self._server), "attached to"
         self._session.close = lambda: None  # It would wait for lost servers.
