@@ -122,29 +122,33 @@ def cluster_digits(seed, num_centers=10, num_dims=20):
 
 
 def draw():
-    from matplotlib import cm
-    from matplotlib.figure import Figure
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
 
     pictures = train_codebook(3, True)[2]
     grid = pictures.reshape(4, 16, 28, 28).transpose(0, 2, 1, 3).reshape(4 * 28, 16 * 28)
-    figure = Figure(figsize=(6.4, 1.6))
-    figure.figimage(grid, cmap="gray_r")
+    figure = plt.figure(figsize=(6.4, 1.6))
+    plt.axes([0, 0, 1, 1]).imshow(grid, cmap="gray_r")
+    plt.axis("off")
     figure.savefig(str(ROOT / "docs" / "codebook.png"), dpi=70)
 
     train, _ = project(2)
     with tf.Graph().as_default():
         session, means, second = fit(train, DIGITS.train_labels, False)
         ctrs, covariances = session.run([means.ctrs, second.ctrs])
-    figure = Figure(figsize=(5, 3.5))
-    axes = figure.add_axes([0, 0, 1, 1])
-    angles = np.linspace(0, 2 * np.pi, 100)
+    figure, axes = plt.subplots(figsize=(5, 3.5))
+    circle = np.stack([f(np.linspace(0, 2 * np.pi, 100)) for f in (np.cos, np.sin)])
     for label in (0, 1, 3, 4, 6):
-        color = cm.tab10(label)
-        axes.scatter(*train[DIGITS.train_labels == label][:120].T, s=3, color=color, alpha=0.4)
-        root = np.linalg.cholesky(covariances[label].reshape(2, 2))
-        axes.plot(*(ctrs[label][:, None] + root.dot([np.cos(angles), np.sin(angles)])), color=color)
+        rows = train[DIGITS.train_labels == label][:120]
+        color = plt.cm.tab10(label)
+        axes.scatter(rows[:, 0], rows[:, 1], s=3, color=color, alpha=0.4)
+        ellipse = np.linalg.cholesky(covariances[label].reshape(2, 2)).dot(circle)
+        axes.plot(*(ctrs[label][:, None] + ellipse), color=color)
         axes.text(*ctrs[label], str(label), color=color, weight="bold", size=14, ha="center")
     axes.set_axis_off()
+    figure.tight_layout()
     figure.savefig(str(ROOT / "docs" / "ellipses.png"), dpi=80)
 
 
