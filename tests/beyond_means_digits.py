@@ -37,8 +37,10 @@ def train_codebook(seed, restarts, steps=400):
 
         def two_layers(rows, sizes, scope):
             with tf.variable_scope(scope, reuse=tf.AUTO_REUSE):
-                one, two = tf.get_variable("one", sizes[:2]), tf.get_variable("two", sizes[1:])
-            return tf.matmul(tf.nn.relu(tf.matmul(rows, one)), two)
+                one = tf.get_variable("one", sizes[:2])
+                return tf.matmul(
+                    tf.nn.relu(tf.matmul(rows, one)), tf.get_variable("two", sizes[1:])
+                )
 
         embeds = two_layers(images, [784, 128, DIMS], "encode")
         passed, off, labels = FOUND["quantize"](embeds, codes)
