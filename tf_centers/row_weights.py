@@ -144,8 +144,8 @@ class Weigher:
             return tf.constant(rate, tf.float64)
         key = name, below_one, id(rate)
         if key not in self._rates:
-            # In float64, where 1 - decay keeps its digits. Cast before the check, which TensorFlow's
-            # optimizer would drop between a reshape and a cast.
+            # In float64, where 1 - decay keeps its digits. Cast before the check: between a reshape
+            # and a cast, TensorFlow's optimizer drops it.
             found = scalar(self.checks, name, tf.cast(rate, tf.float64))
             # A copy, since the value of a ref variable is its memory: so the value checked is the
             # value used, whoever assigns the variable meanwhile.
