@@ -19,6 +19,7 @@ import pathlib
 import sys
 import time
 import types
+from concurrent.futures import ProcessPoolExecutor
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -199,8 +200,10 @@ def main():
     counts = TIMED if given.steps else range(1, MOST_REPLICAS + 1)
     shares = [(given.runs + MOST_REPLICAS - n) // MOST_REPLICAS for n in counts]
     tasks = [(n, share, given.seed + n, given.steps) for n, share in zip(counts, shares)]
-    with multiprocessing.get_context("spawn").Pool(1, maxtasksperchild=1) as pool:
-        results = pool.starmap(in_process, tasks, chunksize=1)
+    results, context = [], multiprocessing.get_context("spawn")
+    for task in tasks:
+        with ProcessPoolExecutor(1, context) as pool:  # which tells of a crash of the process
+            results.append(pool.submit(in_process, *task).result())
     if not given.steps:
         return print(f"{sum(shares)} runs on TensorFlow {tf.__version__}: every bit the same")
     print(f"TensorFlow {tf.__version__}")
