@@ -1,11 +1,12 @@
 """The processes of a cluster: their addresses, which one this is, and which servers answer."""
 
+import collections
 import contextlib
-import itertools
 import re
 import socket
+import threading
 import time
-from typing import List, NamedTuple, Optional
+from typing import Callable, Dict, List, NamedTuple, Optional
 
 from absl import logging
 
@@ -47,22 +48,32 @@ def are_addresses(texts: List[str]) -> bool:
     return all(match and 0 < int(match.group(1)) < 65536 for match in matches)
 
 
+def watch_servers(
+    cluster: Cluster, is_over: threading.Event, when_lost: Callable[[], None]
+) -> None:
+    """Says when a parameter server stops answering, since TensorFlow may wait for it silently."""
+    misses: Dict[str, int] = collections.Counter()  # in a row
+    while not is_over.wait(_POLL_SECS):
+        for address in cluster.ps_hosts:
+            misses[address] = 0 if is_server(address) else misses[address] + 1
+            if misses[address] == _PATIENCE:
+                logging.warning(_LOST, cluster, address)
+                when_lost()
+
+
 def wait_for_servers(cluster: Cluster) -> None:
-    """Waits until all parameter servers answer, since TensorFlow itself would wait silently.
+    """Waits until all parameter servers answer.
 
     Raises `InputError` if something else answers, or listens silently.
     """
     flag = f"flag --ps_hosts={','.join(cluster.ps_hosts)}: expected servers of TensorFlow"
-    for polls in itertools.count():
+    found: Dict[str, Optional[bool]] = dict.fromkeys(cluster.ps_hosts)
+    while not all(found.values()):
         found = {address: is_server(address) for address in cluster.ps_hosts}
         for address in found:
             if found[address] is False:
                 raise InputError(f"{flag}, found something else at {address}")
-            if found[address] is None and polls == _PATIENCE:
-                logging.warning(_LOST, cluster, address)
-        if all(found.values()):
-            return
-        time.sleep(_POLL_SECS)
+        time.sleep(0 if all(found.values()) else _POLL_SECS)
 
 
 def is_server(address: str) -> Optional[bool]:

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import shutil
+import threading
 import time
 import zlib
 from typing import Any, Dict
@@ -12,7 +13,7 @@ import tensorflow.compat.v1 as tf
 from absl import logging
 from tqdm import tqdm
 
-from mnist.cluster import Cluster, is_server, wait_for_servers
+from mnist.cluster import Cluster, is_server, wait_for_servers, watch_servers
 from mnist.config import InputError, Settings, one_line
 from mnist.data import Digits
 from mnist.evaluation import evaluate, report
@@ -38,7 +39,7 @@ class Trainer(tf.train.SessionCreator):
         self, settings: Settings, digits: Digits, interrupts: Interrupts, cluster: Cluster
     ) -> None:
         self._settings, self._interrupts, self._cluster = settings, interrupts, cluster
-        self._server = start_server(cluster)
+        self._server, self._is_ending = start_server(cluster), threading.Event()
         run_id = zlib.crc32(json.dumps(settings.identity(digits.crc32())).encode())
         local = dict(trainable=False, collections=[tf.GraphKeys.LOCAL_VARIABLES])  # not saved
         servers, own = range(len(cluster.ps_hosts)), f"/job:worker/task:{cluster.task_index}"
@@ -60,6 +61,8 @@ class Trainer(tf.train.SessionCreator):
     def train(self) -> None:
         """Trains until all workers together have made --train_steps, or a signal comes."""
         model, folder, hooks, self._made = self._model, self._settings.model_dir, [], 0
+        watched = self._cluster, self._is_ending, self._interrupts.give_up
+        threading.Thread(target=watch_servers, args=watched, daemon=True).start()
         if model.is_chief:
             hooks = [
                 tf.train.CheckpointSaverHook(folder, save_steps=SAVE_EVERY, saver=model.saver),
@@ -76,6 +79,7 @@ class Trainer(tf.train.SessionCreator):
                     while time.monotonic() < deadline and any(map(is_server, others)):
                         time.sleep(_POLL_SECS)
                 break  # All is saved.
+        self._is_ending.set()
         if self._cluster.ps_hosts:
             logging.info("%s: made %d steps of its own", self._cluster, self._made)
         for tell in self._tell_servers if model.is_chief else []:
