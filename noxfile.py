@@ -156,6 +156,7 @@ def matrix(session: nox.Session) -> None:
     for name in VERSIONS:
         command = ["nox", "-s", f"tests({name})", "--", *session.posargs]
         output = session.run(*command, silent=True, success_codes=[0, 1], external=True)
+        session.log(output)
         versions = re.search(r"^TensorFlow (\S+), Python (\S+)$", output, re.MULTILINE)
         summary = re.findall(r"^.*\d (?:passed|failed).* in .*s.*$", output, re.MULTILINE)[-1]
         counts = re.findall(r"(\d+) (passed|skipped|failed)", summary)
