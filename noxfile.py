@@ -149,6 +149,28 @@ def packages(session: nox.Session) -> None:
     session.run("mypy", "--strict", f"--config-file={root}/pyproject.toml", str(root / TYPED))
 
 
+@nox.session
+def mutants(session: nox.Session) -> None:
+    """Makes wrong edits of the package, one at a time; lists those that no test of the core sees.
+
+    Takes hours; an argument such as `tf_centers/update.py` selects a module.
+    """
+    session.install("-q", "cosmic-ray", "-e", ".[cpu,test]")
+    copy, config = pathlib.Path(session.create_tmp()) / "copy", ".ci/mutants.toml"
+    session.run("git", "clone", "-q", ".", str(copy), external=True)
+    session.chdir(copy)
+    if session.posargs:
+        text = pathlib.Path(config).read_text("utf-8")
+        modules = f"module-path = {json.dumps(session.posargs)}\n"
+        text = re.sub(r"(?s)module-path = \[.*?\]\n", modules, text)
+        pathlib.Path(config).write_text(text, "utf-8")
+    session.run("cosmic-ray", "init", config, "mutants.sqlite")
+    session.run("cr-filter-operators", "mutants.sqlite", config)
+    env = {**QUIET, "PYTHONPATH": "."}  # the copy, not what is installed
+    session.run("cosmic-ray", "exec", config, "mutants.sqlite", env=env)
+    session.run("cr-report", "--surviving-only", "--show-diff", "mutants.sqlite")
+
+
 @nox.session(venv_backend="none")
 def matrix(session: nox.Session) -> None:
     """Tests every version, and writes the table of docs/reliability.md."""

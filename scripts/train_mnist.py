@@ -34,8 +34,7 @@ flags.DEFINE_string("data_dir", "", "Folder of IDX files, gzipped or not. Empty:
 flags.DEFINE_enum("network", "light", NETWORKS, "lenet_pp: that of the paper, ten times as slow.")
 flags.DEFINE_integer("embed_dims", 64, "Dims of the embeddings and their centers.", 1, 4096)
 flags.DEFINE_float("center_loss_weight", None, "Empty: 0.1 below 8 dims, else 0.01.", 0, 10**6)
-_UPDATER = "How the centers are updated. none: softmax alone, then class means as centers."
-flags.DEFINE_enum("updater", "exponential", UPDATERS, _UPDATER)
+flags.DEFINE_enum("updater", "exponential", UPDATERS, "none: softmax alone, then class means.")
 flags.DEFINE_float("decay", 0.95, "Share of a center that each row leaves, for exponential.", 0, 1)
 flags.DEFINE_float("alpha", 0.5, "Rate of eq. (4) of the paper, for wen.", 0, 1)
 flags.DEFINE_integer("train_steps", None, "Total. Empty: 6000 below 8 dims, else 3000.", 1, 10**9)
@@ -60,9 +59,8 @@ flags.register_multi_flags_validator(
     lambda values: Cluster(**values).is_complete(),
     "expected none of them, or two lists without repeats and the place of this process in one",
 )
-# TensorFlow takes other folders for patterns, or for other file systems.
-_IS_PLAIN, _PLAIN = re.compile(r"(?!.*://)[^*?[\\]+").fullmatch, "a path without *, ?, [, \\ or ://"
-flags.register_validator("model_dir", _IS_PLAIN, f"expected {_PLAIN}")
+_IS_PLAIN = re.compile(r"(?!.*://)[^*?[\\]+").fullmatch  # else a pattern, or another file system
+flags.register_validator("model_dir", _IS_PLAIN, "expected a path without *, ?, [, \\ or ://")
 
 
 def parse_flags(argv: List[str]) -> List[str]:

@@ -14,7 +14,7 @@ from mnist.config import InputError
 
 # A host name, an IPv4 address or an IPv6 address in brackets, and a port.
 _ADDRESS = re.compile(r"(?:[\w.-]+|\[[0-9A-Fa-f:.]+\]):(\d{1,5})", re.ASCII)
-_CONNECT_SECS, _SILENCE_SECS, _POLL_SECS = 5, 20, 0.5
+POLL_SECS, _CONNECT_SECS, _SILENCE_SECS = 0.5, 5, 20
 _PATIENCE = 6  # polls, for a server that is being started
 # What a client of HTTP/2, such as gRPC, begins with, and the type of frame that a server answers.
 _PREFACE, _SETTINGS = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\4\0\0\0\0\0", b"\4"
@@ -48,17 +48,15 @@ def are_addresses(texts: List[str]) -> bool:
     return all(match and 0 < int(match.group(1)) < 65536 for match in matches)
 
 
-def watch_servers(
-    cluster: Cluster, is_over: threading.Event, when_lost: Callable[[], None]
-) -> None:
+def watch_servers(cluster: Cluster, is_over: threading.Event, then: Callable[[], None]) -> None:
     """Says when a parameter server stops answering, since TensorFlow may wait for it silently."""
     misses: Dict[str, int] = collections.Counter()  # in a row
-    while not is_over.wait(_POLL_SECS):
+    while not is_over.wait(POLL_SECS):
         for address in cluster.ps_hosts:
             misses[address] = 0 if is_server(address) else misses[address] + 1
             if misses[address] == _PATIENCE:
                 logging.warning(_LOST, cluster, address)
-                when_lost()
+                then()
 
 
 def wait_for_servers(cluster: Cluster) -> None:
@@ -73,7 +71,7 @@ def wait_for_servers(cluster: Cluster) -> None:
         for address in found:
             if found[address] is False:
                 raise InputError(f"{flag}, found something else at {address}")
-        time.sleep(0 if all(found.values()) else _POLL_SECS)
+        time.sleep(0 if all(found.values()) else POLL_SECS)
 
 
 def is_server(address: str) -> Optional[bool]:

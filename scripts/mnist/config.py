@@ -74,13 +74,12 @@ def claim(model_dir: str, wanted: Dict[str, Any]) -> None:
         # Reading a pipe would wait for ever.
         found = os.path.isfile(path) and json.loads(pathlib.Path(path).read_text("utf-8"))
     if not isinstance(found, dict) or "data_crc32" not in found:
-        line = f"{path}: expected the settings of the run in this folder, found something else"
-        raise InputError(f"{line}; pass another --model_dir")
+        raise InputError(f"{path}: expected the settings of the run; pass another --model_dir")
     # The updater first, since decay and alpha depend on it.
     for name in ("updater", *sorted({*wanted, *found})):
-        held = f"with --{name}={found.get(name)}, this one has --{name}={wanted.get(name)}"
-        held = "on other data than --data_dir now has" if name == "data_crc32" else held
         if wanted.get(name) != found.get(name):
+            held = f"with --{name}={found.get(name)}, this one has --{name}={wanted.get(name)}"
+            held = "on other data than --data_dir now has" if name == "data_crc32" else held
             raise InputError(f"{flag} holds a run {held}; pass the same or another folder")
 
 

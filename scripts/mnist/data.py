@@ -82,8 +82,7 @@ def _read_idx(path: str, num_dims: int) -> np.ndarray:
         with gzip.open(path) if path.endswith(".gz") else open(path, "rb") as file:
             content = file.read()
     except (EOFError, MemoryError, OSError, zlib.error) as error:
-        line = f"{path}: expected a whole, readable file, found: {one_line(error)}"
-        raise InputError(line) from error
+        raise InputError(f"{path}: expected a whole file, found: {one_line(error)}") from error
     magic, start = bytes([0, 0, 8, num_dims]), 4 + 4 * num_dims
     if content[:4] != magic or len(content) < start:
         found = content[:start].hex() or "nothing"

@@ -128,7 +128,7 @@ def _measure(settings: Settings, digits: Digits, path: str) -> Tuple[Dict[str, A
     scores = evaluation.scores()
     tf.summary.FileWriterCache.get(settings.model_dir).add_summary(summary, step)
     report(settings, step, scores, losses={})
-    figures.write_projector(settings.model_dir, digits.test_images, evaluation)
+    figures.write_projector(settings.model_dir, evaluation)
     metrics = {
         "dataset": digits.name,
         "train_examples": len(digits.train_images),

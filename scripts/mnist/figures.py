@@ -1,12 +1,10 @@
 """Pictures of test embeddings, coloured by class, and the files of TensorBoard's projector."""
 
-import math
 import os
 from typing import Dict, List, Tuple
 
 import numpy as np
 import tensorflow.compat.v1 as tf
-from matplotlib import image
 from matplotlib.figure import Figure
 from tensorboard.plugins import projector
 
@@ -14,7 +12,6 @@ from mnist.evaluation import Evaluation
 
 # Told apart with every common colour blindness (Okabe and Ito; Tol), from dark to light.
 _COLOURS = "#000000 #332288 #0072B2 #56B4E9 #009E73 #999933 #E69F00 #E8D21D #D55E00 #CC79A7".split()
-_SPRITE_PIXELS = 8192  # a side, as many as the projector takes
 
 
 def write_panels(path: str, panels: Dict[str, Evaluation]) -> None:
@@ -58,27 +55,16 @@ def project(embeddings: np.ndarray, ctrs: np.ndarray) -> Tuple[List[np.ndarray],
     return [(rows - mean).dot(axes[:, :2]) for rows in both], names
 
 
-def write_projector(model_dir: str, images: np.ndarray, evaluation: Evaluation) -> None:
-    """Writes what the projector reads, for as many test images [M, H, W] as fit into a sprite."""
-    names = [f"projector_{name}" for name in ("embeddings.tsv", "metadata.tsv", "sprite.png")]
-    paths = [os.path.join(model_dir, name) for name in names]
-    height, width = images.shape[1:]
-    # A square, since the projector takes rows for columns.
-    side = min(math.ceil(len(images) ** 0.5), max(1, _SPRITE_PIXELS // max(height, width)))
-    rows = min(len(images), side**2)
-    tiles = np.zeros([side**2, height, width], np.uint8)
-    tiles[:rows] = images[:rows]
-    sprite = tiles.reshape(side, side, height, width).swapaxes(1, 2).reshape(side * height, -1)
-    missing = max(0, 3 - evaluation.embeddings.shape[1])  # The projector draws three dims.
-    points = np.pad(evaluation.embeddings[:rows], ((0, 0), (0, missing)), "constant")
+def write_projector(model_dir: str, evaluation: Evaluation) -> None:
+    """Writes what the projector reads: the test embeddings and their classes."""
+    names = "projector_embeddings.tsv", "projector_metadata.tsv"
+    rows = evaluation.embeddings
+    points = np.pad(rows, ((0, 0), (0, max(0, 3 - rows.shape[1]))), "constant")  # It draws three.
+    np.savetxt(os.path.join(model_dir, names[0]), points, "%.9g", "\t")
     classes = np.column_stack([evaluation.labels, evaluation.predictions, evaluation.nearest])
     header = "label\tsoftmax\tnearest_center"
-    np.savetxt(paths[0], points, "%.9g", "\t")
-    np.savetxt(paths[1], classes[:rows], "%d", "\t", header=header, comments="")
-    # Dark on white, which the projector tints.
-    image.imsave(paths[2], sprite, cmap="gray_r", vmin=0, vmax=255)
+    np.savetxt(os.path.join(model_dir, names[1]), classes, "%d", "\t", header=header, comments="")
     shown = projector.EmbeddingInfo(tensor_name="test embeddings", tensor_shape=points.shape)
-    shown.tensor_path, shown.metadata_path, shown.sprite.image_path = names
-    shown.sprite.single_image_dim.extend([width, height])
+    shown.tensor_path, shown.metadata_path = names
     config = projector.ProjectorConfig(embeddings=[shown])
     projector.visualize_embeddings(tf.summary.FileWriterCache.get(model_dir), config)

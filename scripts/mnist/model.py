@@ -52,8 +52,7 @@ class Model:
             logits = _dense(embed, digits.num_classes, "logits")
             output = embed_images(settings.network, self.images, settings.embed_dims)
             softmax_class = tf.argmax(_dense(output, digits.num_classes, "logits"), axis=1)
-        softmax = tf.nn.sparse_softmax_cross_entropy_with_logits(labels=labels, logits=logits)
-        loss = tf.reduce_mean(softmax)
+        loss = tf.losses.sparse_softmax_cross_entropy(labels, logits)
         self.losses = {"softmax_loss": loss}
         if settings.updater != "none":
             updater = {

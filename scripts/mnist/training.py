@@ -13,7 +13,7 @@ import tensorflow.compat.v1 as tf
 from absl import logging
 from tqdm import tqdm
 
-from mnist.cluster import Cluster, is_server, wait_for_servers, watch_servers
+from mnist.cluster import POLL_SECS, Cluster, is_server, wait_for_servers, watch_servers
 from mnist.config import InputError, Settings, one_line
 from mnist.data import Digits
 from mnist.evaluation import evaluate, report
@@ -21,7 +21,6 @@ from mnist.interrupts import Interrupts
 from mnist.model import Model
 
 SAVE_EVERY = 200
-_POLL_SECS = 0.5
 _LAST_STEPS_SECS = 20  # for the other workers, before the chief saves
 _LINGER_SECS = 1  # for a server, so that its answer reaches the chief
 # What a lost server raises.
@@ -77,7 +76,7 @@ class Trainer(tf.train.SessionCreator):
                         self._session.run(self._stop)
                     deadline = time.monotonic() + _LAST_STEPS_SECS
                     while time.monotonic() < deadline and any(map(is_server, others)):
-                        time.sleep(_POLL_SECS)
+                        time.sleep(POLL_SECS)
                 break  # All is saved.
         self._is_ending.set()
         if self._cluster.ps_hosts:
@@ -126,7 +125,7 @@ class Trainer(tf.train.SessionCreator):
         while self._session.run(self._uninitialized):
             message = "%s: waits for the chief to initialize"
             logging.log_every_n_seconds(logging.INFO, message, 60, self._cluster)
-            time.sleep(_POLL_SECS)
+            time.sleep(POLL_SECS)
         step, are_same = self._session.run([self._model.global_step, self._run_ids])
         if not all(are_same):
             flag = f"flag --ps_hosts={','.join(self._cluster.ps_hosts)}"
