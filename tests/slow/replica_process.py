@@ -50,11 +50,14 @@ def main(rank, ports, folder):
 
     for number in range(8):
         make_step(number)
-    for bad_rank in (0, 1):
-        labels = np.array([6 if rank == bad_rank else 1, 2])
-        message = r"expected every label in \[0, 6\), found\] \[6\]"
-        with pytest.raises(tf.errors.InvalidArgumentError, match=message):
-            step(np.ones([2, 3], np.float32), labels)
+    for wrong, message in (
+        ((2, [6, 2]), r"every label in \[0, 6\), found\] \[6\]"),
+        ((3, [1, 2]), "expected embed_batch of shape"),
+    ):
+        for bad_rank in (0, 1):
+            size, labels = wrong if rank == bad_rank else (2, [1, 2])
+            with pytest.raises(tf.errors.InvalidArgumentError, match=message):
+                step(np.ones([size, 3], np.float32), np.array(labels))
     make_step(8)
     if rank == 0:
         path = tf.train.Checkpoint(**centers._asdict()).write(os.path.join(folder, "centers"))
