@@ -78,7 +78,8 @@ class Checks:
         passed = functools.reduce(tf.logical_and, self._conditions)
         # Computed, since a debugger would report a NaN constant.
         one_or_nan = tf.cast(tf.sqrt(tf.where(passed, 1.0, -1.0)), rows.dtype)
-        return tf.where(passed, rows, rows * one_or_nan)
+        # Not a product with it, in which XLA flushes denormals to zero even of rows that passed.
+        return tf.where_v2(passed, rows, one_or_nan)
 
 
 class Shaped(NamedTuple):

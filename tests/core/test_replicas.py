@@ -189,7 +189,8 @@ def test_a_checkpoint_is_that_of_a_single_table_and_a_warm_start_writes_every_co
 @on_three_replicas
 def test_a_graph_of_tensorflow_1():
     texts = []
-    tf.get_logger().warning, kept = texts.append, tf.get_logger().warning
+    kept = tf.get_logger().warning
+    tf.get_logger().warning = lambda text, *values: texts.append(text)
     config = tf.ConfigProto(device_count={"CPU": REPLICAS})
     with tempfile.TemporaryDirectory() as folder:
         with tf.Graph().as_default(), tf.Session(config=config) as session:
