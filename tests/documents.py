@@ -20,7 +20,6 @@ MIGRATING, LOSSES, BEYOND = (
 TUPLES = ("EmbedCenters", "NearestCenters")
 LAYERS = [f"keras.{name}" for name in tf_centers.keras.__all__]
 _BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$(?:\n+```text\n(.*?)^```$)?", re.MULTILINE | re.DOTALL)
-_FENCED = re.compile(r"^```.*?^```$", re.MULTILINE | re.DOTALL)
 
 _END_OF_BLOCK = 'import tensorflow as _tf; _tf.compat.v1.reset_default_graph(); print("\\0")'
 
@@ -97,12 +96,6 @@ def faults_of_program(blocks, runner, start, folder):
         for block, printed in zip(blocks, run.output.split("\0\n"))
         if block.expected not in (None, printed)
     ]
-
-
-def faults_of_links(document, text):
-    """Paths have to exist where the repository is read; building the site checks the rest."""
-    paths = re.findall(r"\]\(([^)#:]+)[^):]*\)", re.sub(r"`[^`]*`", "", _FENCED.sub("", text)))
-    return [f"no such file: {path}" for path in paths if not (document.parent / path).exists()]
 
 
 def faults_of_commands(text):

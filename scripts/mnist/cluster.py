@@ -14,7 +14,7 @@ from mnist.config import InputError
 
 # A host name, an IPv4 address or an IPv6 address in brackets, and a port.
 _ADDRESS = re.compile(r"(?:[\w.-]+|\[[0-9A-Fa-f:.]+\]):(\d{1,5})", re.ASCII)
-POLL_SECS, _CONNECT_SECS, _SILENCE_SECS = 0.5, 5, 20
+POLL_SECS, SILENCE_SECS, _CONNECT_SECS = 0.5, 20, 5
 _PATIENCE = 6  # polls, for a server that is being started
 # What a client of HTTP/2, such as gRPC, begins with, and the type of frame that a server answers.
 _PREFACE, _SETTINGS = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\4\0\0\0\0\0", b"\4"
@@ -79,7 +79,7 @@ def is_server(address: str) -> Optional[bool]:
     host, _, port = address.rpartition(":")
     with contextlib.suppress(OSError):
         with socket.create_connection((host.strip("[]"), int(port)), _CONNECT_SECS) as connection:
-            connection.settimeout(_SILENCE_SECS)
+            connection.settimeout(SILENCE_SECS)
             connection.sendall(_PREFACE)
             with contextlib.suppress(socket.timeout):
                 greeting = connection.recv(4)

@@ -1,4 +1,4 @@
-"""docs/losses.md: each loss against NumPy and finite differences, and what it does to digits."""
+"""docs/losses.md: each loss against NumPy and finite differences."""
 
 import numpy as np
 import pytest
@@ -6,7 +6,6 @@ import reference
 import tensorflow.compat.v1 as tf
 from documents import LOSSES, define, python_blocks
 from helpers import C, D, initialized_session, make_batch, make_centers
-from mnist.data import load_digits
 
 import tf_centers
 
@@ -113,93 +112,27 @@ def test_semantic_alignment(times, use_resource):
         assert np.abs(wanted).max() > 0.1
 
 
-# What each loss is for, in a small training on digits.
-
-DIGITS = load_digits("")
-TRAIN, TEST = DIGITS.train_images / 255.0, DIGITS.test_images / 255.0
-
-
-class Network:
-    """Digits [B, 28, 28], labels and digits of a second domain, with embeddings [B, 8] of both."""
-
-    def __init__(self):
-        tf.set_random_seed(0)
-        self.images, self.others = (tf.placeholder(tf.float32, [None, 28, 28]) for _ in range(2))
-        self.labels = tf.placeholder(tf.int64, [None])
-        sizes = {"one": [28 * 28, 64], "two": [64, 8], "three": [8, 10]}
-        one, two, self._three = (tf.get_variable(name, size) for name, size in sizes.items())
-        self.embeds, self.other_embeds = (
-            tf.matmul(tf.nn.relu(tf.matmul(tf.reshape(part, [-1, 28 * 28]), one)), two)
-            for part in (self.images, self.others)
-        )
-
-    def classify(self, embeds):
-        return tf.matmul(embeds, self._three)
-
-    def softmax(self):
-        logits = self.classify(self.embeds)
-        return tf.reduce_mean(
-            tf.nn.sparse_softmax_cross_entropy_with_logits(labels=self.labels, logits=logits)
-        )
-
-    def train(self, step, fetch, steps=300, others=(TRAIN, TEST)):
-        """Runs the step on batches, and what is to be fetched on the test digits."""
-        random = np.random.RandomState(0)
-        with tf.Session() as session:
-            session.run(tf.global_variables_initializer())
-            for _ in range(steps):
-                rows, other_rows = random.randint(0, len(TRAIN), [2, 64])
-                feed = {self.images: TRAIN[rows], self.labels: DIGITS.train_labels[rows]}
-                session.run(step, {**feed, self.others: others[0][other_rows]})
-            return session.run(fetch, {self.images: TEST, self.others: others[1]})
-
-
-def train_contrastive(weight):
-    """How far apart classes end up: the smallest gap of two means, by the spread of a class."""
-    with tf.Graph().as_default():
-        centers, net = tf_centers.create_embed_centers(10, 8), Network()
-        loss = tf.reduce_mean(FOUND["contrastive_center_loss"](net.embeds, net.labels, centers))
-        loss = net.softmax() + weight * loss
-        adam = tf.train.AdamOptimizer(0.002)
-        step = FOUND["train_with_centers"](loss, net.embeds, net.labels, None, centers, adam)
-        embeds = net.train(step, net.embeds)
-    means = np.stack([embeds[DIGITS.test_labels == label].mean(axis=0) for label in range(10)])
-    spread = np.linalg.norm(embeds - means[DIGITS.test_labels], axis=1).mean()
-    return squares_to(means, means)[~np.eye(10, dtype=bool)].min() ** 0.5 / spread
-
-
-def test_contrastive_center_loss_separates_classes():
-    assert train_contrastive(30.0) > 1.15 * train_contrastive(0.0)
-
-
-def test_distance_softmax_trains_for_the_nearest_center():
-    net = Network()
-    centers = tf_centers.create_embed_centers(10, 8, initializer=tf.random_normal_initializer())
-    loss = tf.reduce_mean(FOUND["distance_softmax_loss"](net.embeds, net.labels, centers))
-    updater = tf_centers.ExponentialWindow(0.99, duplicates="mean")
-    adam = tf.train.AdamOptimizer(0.002)
-    step = FOUND["train_with_centers"](loss, net.embeds, net.labels, updater, centers, adam)
-    nearest = net.train(step, tf_centers.nearest_centers(net.embeds, centers).labels[:, 0])
-    assert np.mean(nearest == DIGITS.test_labels) > 0.85
-
-
-def train_aligned(weight):
-    """The accuracy on a second domain, noisy digits, of which the network sees no label."""
-    random = np.random.RandomState(1)
-    noisy = [np.clip(x + 0.25 * np.abs(random.randn(*x.shape)), 0, 1) for x in (TRAIN, TEST)]
-    with tf.Graph().as_default():
-        net = Network()
-        for scope in ("source", "target"):
-            tf_centers.create_embed_centers(10, 8, scope)
-        logits = net.classify(net.other_embeds)
-        alignment = FOUND["semantic_alignment_loss"](
-            net.embeds, net.labels, net.other_embeds, logits
-        )
-        step = tf.train.AdamOptimizer(0.001).minimize(net.softmax() + weight * alignment)
-        return np.mean(
-            net.train(step, tf.argmax(logits, axis=1), others=noisy) == DIGITS.test_labels
-        )
-
-
-def test_semantic_alignment_carries_over_to_the_second_domain():
-    assert train_aligned(0.01) > train_aligned(0.0) + 0.15
+@pytest.mark.parametrize("rows", [32, 2000])
+def test_a_training_step_uses_the_centers_from_before_its_update(rows, use_resource):
+    centers = make_centers(tf_centers, use_resource, dtype=tf.float64, initializer=CTRS)
+    features, labels = make_batch(0, rows=rows)
+    weights = np.random.RandomState(4).randn(D, D) / D
+    how = {"initializer": weights, "use_resource": use_resource}
+    kernel = tf.get_variable("kernel", **how)
+    embeds = tf.matmul(tf.constant(features), kernel)
+    loss = tf.reduce_sum(FOUND["distance_softmax_loss"](embeds, tf.constant(labels), centers))
+    optimizer = tf.train.GradientDescentOptimizer(1.0)
+    batch = loss, embeds, labels, tf_centers.WenUpdate(1.0), centers
+    step = FOUND["train_with_centers"](*batch, optimizer)
+    with initialized_session() as session:
+        session.run(step)
+        found = session.run([kernel, centers.ctrs])
+    before = features @ weights
+    shares = np.exp(-squares_to(before, CTRS))
+    shares /= shares.sum(axis=1, keepdims=True)
+    slopes = 2 * (shares @ CTRS - CTRS[labels])  # of -log share, the squares of x itself cancel
+    ctrs, _ = reference.apply(
+        lambda *state: reference.wen_update(*state, 1.0), CTRS, np.zeros(C), before, labels
+    )
+    np.testing.assert_allclose(found[0], weights - features.T @ slopes, rtol=1e-8, atol=1e-8)
+    np.testing.assert_allclose(found[1], ctrs, rtol=1e-10)

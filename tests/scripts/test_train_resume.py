@@ -12,7 +12,7 @@ import tensorflow.compat.v1 as tf
 from programs import DEADLINE_SECS
 from script_output import told
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("resume")]
 
 # Checkpoints are at steps 0, 20 and 30.
 BATCH_SIZE, TRAIN_STEPS = 8, 30

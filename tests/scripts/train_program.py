@@ -1,4 +1,4 @@
-"""The training script, saving ten times as often, and pausing at steps.
+"""The training script, saving ten times as often, soon tired of silence, and pausing at steps.
 
   train_program.py STEP,... [--flag=value ...]
 
@@ -41,7 +41,7 @@ class Batches(data.Batches):
 
 
 interrupts.Interrupts, data.Batches = Interrupts, Batches
-from mnist import training  # noqa: E402
+from mnist import cluster, training  # noqa: E402
 
-training.SAVE_EVERY = 20
+training.SAVE_EVERY, cluster.SILENCE_SECS = 20, 3
 runpy.run_path(sys.argv[0], run_name="__main__")
