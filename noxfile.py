@@ -97,9 +97,10 @@ def documented(session: nox.Session, name: str) -> None:
 
 @nox.session
 def kernels(session: nox.Session) -> None:
-    """A GPU kernel for every op, which the wheel with CUDA lists on any machine."""
+    """A GPU kernel for every op, which the wheel with CUDA lists on any machine; calls on a GPU."""
     session.install("-q", "-e", ".[tensorflow,test]")
-    session.run("python", "scripts/maintenance/check_gpu_kernels.py", env=QUIET)
+    for script in ("check_gpu_kernels.py", "gpu_smoke.py"):
+        session.run("python", f"scripts/maintenance/{script}", env=QUIET)
 
 
 @nox.session(venv_backend="none")
