@@ -8,7 +8,6 @@ from updaters import UPDATERS
 
 import tf_centers
 
-T = 3
 # All but the one that overshoots on repeated labels.
 STABLE = [name for name in sorted(UPDATERS) if name != "summed"]
 INTEGERS = ["int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64"]
@@ -84,22 +83,6 @@ def test_overflow_on_the_way_in(dtype, ctrs_dtype, fits, overflows, use_resource
     assert np.isfinite(found).all()
 
 
-def test_one_value_among_many(use_resource, session):
-    rows, dims, classes = 600, 64, 50
-    centers = make_centers(tf_centers, use_resource, classes, dims)
-    embeds, labels = tf.placeholder(tf.float32, [None, dims]), np.arange(rows) % (classes - 1)
-    result = tf_centers.update_embed_centers(embeds, labels, MEAN, centers)
-    batch = 3e38 * np.random.RandomState(1).uniform(-1, 1, [rows, dims])
-    session.run(result, {embeds: batch})
-    assert np.isfinite(session.run(centers.ctrs)).all()
-    for values in ([np.nan], [-np.inf], [np.inf, -np.inf], [np.nan, 3e38]):
-        for row in (0, rows - 1):
-            bad = np.array(batch)
-            bad[row, row % 60 : row % 60 + len(values)] = values
-            message = "update_embed_centers: expected finite values of float32"
-            check_refused(session, result, {embeds: bad}, message)
-
-
 def test_finite_rows_are_not_refused_where_their_sum_overflows(use_resource, session):
     # The circulating recipe, to the letter, takes a class of 40 rows twice the way.
     centers = make_centers(tf_centers, use_resource, dtype=tf.float64)
@@ -115,21 +98,6 @@ def test_a_decay_next_to_one_is_debiased(decay, use_resource, session):
     updater = tf_centers.ExponentialWindow(decay, debias=True)
     rows = tf_centers.get_embed_centers([[5.0], [7.0]], [1, 1], updater, centers)
     np.testing.assert_allclose(session.run(rows), 6.0, rtol=1e-4)
-
-
-@pytest.mark.parametrize("dtype", [tf.bfloat16, tf.float16])
-@pytest.mark.parametrize("read", ["after", "before", "no update"])
-def test_the_loss_of_a_masked_row_is_zero(read, dtype, use_resource, session):
-    """Also where the table cannot hold the embedding as it is."""
-    centers = make_centers(tf_centers, use_resource, dtype=dtype)
-    embeds, mask = np.random.RandomState(0).randn(2, T, D), np.arange(6).reshape([2, T]) % 2 > 0
-    embeds, labels = tf.constant(embeds, tf.float32), [[0, 1, 1], [2, 3, 4]]
-    how = {"is_training": False} if read == "no update" else {"read": read}
-    rows = tf_centers.get_embed_centers(embeds, labels, MEAN, centers, mask, **how)
-    assert rows.dtype == dtype
-    found = session.run(tf_centers.center_loss(embeds, rows))
-    assert (found[~mask] == 0).all()
-    assert read == "after" or (found[mask] > 0).all()
 
 
 @pytest.mark.parametrize("name", STABLE)

@@ -33,14 +33,10 @@ def _with(embeds=EMBEDS, labels=LABELS, mask=KEEP):
     return embeds, labels, mask
 
 
-def _with_label(value):
-    return _with(labels=np.append(LABELS[:-1], value))
-
-
 # What each input violates.
 WRONG = {
-    "label too large": (_with_label(C), r"\[0, 7\).*\[7\]"),
-    "label negative": (_with_label(-1), r"\[0, 7\).*\[-1\]"),
+    "label too large": (_with(labels=np.append(LABELS[:-1], C)), r"\[0, 7\).*\[7\]"),
+    "label negative": (_with(labels=np.append(LABELS[:-1], -1)), r"\[0, 7\).*\[-1\]"),
     "fewer labels": (_with(labels=LABELS[:-1]), r"label_batch .*12 5\] \[11\]"),
     "no labels": (_with(labels=[]), r"label_batch .*12 5\] \[0\]"),
     "labels a scalar": (_with(labels=3), r"label_batch of shape \[B\] or \[B, 1\]"),
@@ -170,14 +166,6 @@ UPDATES = {
     ),
     "update": lambda labels, updater: UPDATE(ONES, labels, updater, use_locking=True),
 }
-LOOKUPS = {
-    "no training": lambda labels, _: GET(ONES, labels, is_training=False),
-    "lookup": lambda labels, _: tf_centers.lookup_embed_centers(labels),
-}
-SEARCHES = {
-    "nearest": lambda *_: tf_centers.nearest_centers(ONES, k=8),
-    "distances": lambda *_: tf_centers.center_distances(ONES),
-}
 
 
 class BadTwice(tf_centers.Updater):
@@ -223,8 +211,9 @@ def test_a_table_of_another_size_than_the_graph_knows(shards, session):
     """No label without a row is taken, none beyond the classes of the graph, and none is found."""
     centers = make_centers(tf_centers, True, 8, D, shards, initial_counts=1)
     labels = tf.placeholder(tf.int64, [None])
-    results = {name: call(labels, MEAN) for name, call in {**UPDATES, **LOOKUPS}.items()}
-    searches = [search() for search in SEARCHES.values()]
+    updates = [call(labels, MEAN) for call in UPDATES.values()]
+    lookups = [GET(ONES, labels, is_training=False), tf_centers.lookup_embed_centers(labels)]
+    searches = [tf_centers.nearest_centers(ONES, k=8), tf_centers.center_distances(ONES)]
     size = 8 // shards
     resizes = [[resizing(part) for part in parts(variable)] for variable in centers]
     message = r"label in \[0, 8\)"
@@ -233,16 +222,16 @@ def test_a_table_of_another_size_than_the_graph_knows(shards, session):
         for which in (0, 1):  # the centers and the counts
             resize[which](session, 2)
             for bad in ([last, 0, 1], [0, last, 1], [last] * 3):
-                for name in UPDATES:
-                    check_refused(session, results[name], {labels: bad}, message)
+                for update in updates:
+                    check_refused(session, update, {labels: bad}, message)
             resize[which](session, size)
         for which in (0, 1):  # the centers alone, and the counts as well
             resize[which](session, 13)
             for bad in ([1, 8, 2], [12, 5, 2], [-1, 1, 2]):
-                for result in results.values():
+                for result in updates + lookups:
                     check_refused(session, result, {labels: bad}, message)
             for search in searches:
                 check_refused(session, search, {}, "a table of . classes")
         for which in (0, 1):
             resize[which](session, size)
-        session.run([list(results.values()), searches], {labels: [1, 7, 2]})
+        session.run([updates, lookups, searches], {labels: [1, 7, 2]})

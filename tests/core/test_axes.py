@@ -9,7 +9,6 @@ from helpers import (
     C,
     D,
     check_refused,
-    initialized_session,
     make_batch,
     make_centers,
     read_state,
@@ -128,7 +127,7 @@ WRONG = {
 
 
 @pytest.mark.parametrize("wrong", sorted(WRONG))
-def test_shapes_that_do_not_fit(wrong):
+def test_shapes_that_do_not_fit(wrong, session):
     """Known when building, and with nothing known but that the embeddings have three axes."""
     make_centers(tf_centers, True)
     call = tf_centers.update_embed_centers
@@ -145,5 +144,4 @@ def test_shapes_that_do_not_fit(wrong):
         result = call(*held[:2], MEAN, mask=held[2] if shapes[2] else None)
         feed = {one: value for one, value in zip(held, zeros) if value is not None}
         message = f"(?s){call.__name__}: expected .*{message.split('.*')[0]}.*found shape"
-        with initialized_session() as session:
-            check_refused(session, result, feed, message)
+        check_refused(session, result, feed, message)

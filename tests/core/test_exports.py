@@ -8,8 +8,8 @@ import pytest
 import reference
 import tensorflow
 import tensorflow.compat.v1 as tf
-from helpers import MEAN, C, D, make_centers, placeholders
-from tf2_code import in_tf2, needs_gathers
+from helpers import MEAN, C, D, make_centers
+from tf2_code import in_tf2
 
 import tf_centers
 
@@ -158,73 +158,3 @@ def test_functions_that_lock_are_saved_loaded_and_called(tmp_path):
             loaded.update(tf.constant(TWO_ROWS), tf.constant([1, C], tf.int64))
         loaded.update(tf.constant(TWO_ROWS), tf.constant([2, 2], tf.int64))
         assert loaded.counts.numpy()[1:3].tolist() == [8, 4]
-
-
-def test_simple_save(use_resource, tmp_path):
-    centers = make_centers(tf_centers, use_resource)
-    embeds, labels = placeholders()
-    is_training = tf.placeholder_with_default(False, [])
-    rows = tf_centers.get_embed_centers(
-        embeds, labels, MEAN, centers, is_training=is_training, use_locking=True
-    )
-    nearest = tf_centers.nearest_centers(embeds, centers).labels
-    path = str(tmp_path / "model")
-    with tf.Session() as session:
-        session.run(tf.global_variables_initializer())
-        feed = {embeds: TWO_ROWS, labels: [1, 1], is_training: True}
-        session.run(rows, feed)
-        tf.saved_model.simple_save(
-            session, path, {"embeds": embeds, "labels": labels}, {"rows": rows, "nearest": nearest}
-        )
-    with tf.Graph().as_default(), tf.Session() as session:
-        signature = tf.saved_model.load(session, ["serve"], path).signature_def["serving_default"]
-        fetches = {name: info.name for name, info in signature.outputs.items()}
-        tensors = {name: info.name for name, info in signature.inputs.items()}
-        feed = {tensors["embeds"]: TWO_ROWS + 8.0, tensors["labels"]: [1, 1]}
-        found = session.run(fetches, feed)
-        np.testing.assert_allclose(found["rows"], np.full([2, D], 2.0))
-        assert found["nearest"].tolist() == [[1], [1]]
-        # The update is part of the graph, behind the switch that serving leaves off.
-        feed[is_training.name] = True
-        np.testing.assert_allclose(session.run(fetches["rows"], feed), np.full([2, D], 6.0))
-
-
-def model_fn(features, labels, mode, params):
-    """The centers beside an embedding that stays as it is."""
-    with tf.variable_scope("", use_resource=params["use_resource"]):
-        kernel = tf.get_variable("kernel", [D, D], initializer=tf.zeros_initializer())
-        embeds = features["x"] + tf.matmul(features["x"], kernel)
-        centers = tf_centers.create_embed_centers(C, D)
-    nearest = tf_centers.nearest_centers(embeds, centers).labels[:, 0]
-    training = mode == tf.estimator.ModeKeys.TRAIN
-    rows = tf_centers.get_embed_centers(embeds, labels, MEAN, centers, is_training=training)
-    loss = tf.reduce_mean(tf_centers.center_loss(embeds, rows))
-    step = tf.train.GradientDescentOptimizer(0.0).minimize(loss, tf.train.get_global_step())
-    accuracy = {"accuracy": tf.metrics.accuracy(labels, nearest)}
-    return tf.estimator.EstimatorSpec(mode, None, loss, step, accuracy)
-
-
-@pytest.mark.skipif(not hasattr(tf, "estimator"), reason="this TensorFlow has no Estimator")
-def test_an_estimator_on_replicas_trains_restarts_and_evaluates(use_resource, tmp_path):
-    # Four batches, the last of one row: two steps on two replicas.
-    values = np.float32([[0], [2], [9], [7], [4], [6], [1]]) * np.ones(D, np.float32)
-    labels, expected = np.array([0, 0, 1, 1, 2, 2, 0]), [3, 2, 2] + [0] * (C - 3)
-
-    def batches():
-        return tf.data.Dataset.from_tensor_slices(({"x": values}, labels)).batch(2)
-
-    replicas = 1 if needs_gathers.args[0] else 2
-    devices = [f"/device:CPU:{place}" for place in range(replicas)]
-    strategy = tensorflow.distribute.MirroredStrategy(devices)
-    cpus = tf.ConfigProto(device_count={"CPU": replicas})
-    how = dict(train_distribute=strategy, eval_distribute=strategy, session_config=cpus)
-    config, params = tf.estimator.RunConfig(**how), {"use_resource": use_resource}
-    for run in (1, 2):  # A new Estimator goes on from the checkpoint of the one before.
-        model = tf.estimator.Estimator(model_fn, str(tmp_path / "model"), config, params)
-        model.train(batches)
-        counts = model.get_variable_value("embed/ctrs_count")
-        np.testing.assert_array_equal(counts, np.multiply(run, expected))
-    ctrs = model.get_variable_value("embed/ctrs")
-    np.testing.assert_allclose(ctrs[:3], np.outer([1, 8, 5], np.ones(D)), rtol=1e-6)
-    assert model.evaluate(batches)["accuracy"] == 1.0
-    assert model.get_variable_value("embed/ctrs_count")[0] == 6

@@ -79,16 +79,17 @@ def test_dtypes(dtype, ctrs_dtype, use_resource, session):
     distances = tf_centers.nearest_centers(embeds, ctrs).distances
     assert result.dtype == ctrs_dtype and distances.dtype == ctrs_dtype
     batch, batch_labels = make_batch(4)
-    batch = np.round(batch * 8) / 8  # exact in every dtype
+    batch = np.round(batch * 8) / 8  # exact in every dtype,
+    batch[-1] += 0.03  # but for the masked row
     expected, _ = reference.apply(
         reference.cumulative_mean, np.zeros([C, D]), np.zeros(C), batch[:-1], batch_labels[:-1]
     )
     atol = {tf.float16: 4e-3, tf.bfloat16: 4e-2, tf.float32: 1e-6, tf.float64: 1e-13}[ctrs_dtype]
     feed = {embeds: batch.astype(dtype.as_numpy_dtype), labels: batch_labels}
     rows, found_loss = session.run([result, loss], feed)
+    np.testing.assert_array_equal(rows[-1], feed[embeds][-1].astype(rows.dtype))
     rows = rows.astype(np.float64)  # NumPy has no bfloat16 of its own
     np.testing.assert_allclose(rows[:-1], expected[batch_labels[:-1]], atol=atol)
-    np.testing.assert_array_equal(rows[-1], batch[-1])
     assert float(found_loss[-1]) == 0.0
 
 

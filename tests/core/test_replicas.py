@@ -242,16 +242,19 @@ def test_one_device_needs_no_gather():
     same(centers.counts, [0, 3, 0, 0])
 
 
-@pytest.mark.parametrize("made_by", ["create_embed_centers", "get_variable"])
+@pytest.mark.parametrize("made_by", ["create_embed_centers", "get_variable", "a replica"])
 def test_one_replica_works_on_every_version(made_by, session):
     strategy = tensorflow.distribute.MirroredStrategy(["/device:CPU:0"])
-    with strategy.scope():
-        make_ctrs(None) if made_by == "get_variable" else tf_centers.create_embed_centers(C, D)
+    within = getattr(strategy, "run", None) or strategy.experimental_run_v2
+    if made_by == "a replica":  # as in the model of an Estimator
+        within(lambda: tf_centers.create_embed_centers(C, D) and None)
+    else:
+        with strategy.scope():
+            make_ctrs(None) if made_by == "get_variable" else tf_centers.create_embed_centers(C, D)
 
     def update():
         return tf_centers.get_embed_centers([[2.0] * D, [4.0] * D], [1, 1], MEAN)
 
-    within = getattr(strategy, "run", None) or strategy.experimental_run_v2
     rows = [within(update)]
     with tf.control_dependencies(strategy.experimental_local_results(rows[0])):
         rows.append(update())

@@ -1,7 +1,5 @@
 """State: what is made where, how it is found, and what a checkpoint holds."""
 
-import os
-
 import numpy as np
 import pytest
 import tensorflow.compat.v1 as tf
@@ -162,9 +160,13 @@ def test_the_scope_of_a_call_does_not_touch_the_count(use_resource):
 
 @pytest.mark.parametrize("shards, import_scope", [(None, None), (1, None), (3, None), (3, "copy")])
 def test_imported_graph(shards, import_scope, use_resource, tmp_path):
-    path = os.path.join(str(tmp_path), "graph")
+    """With an update that locks, behind a switch."""
+    path, training = str(tmp_path / "graph"), tf.placeholder_with_default(False, [])
     with tf.variable_scope("model"):
         make_centers(tf_centers, use_resource, shards=shards)
+        how = {"is_training": training, "use_locking": True}
+        step = tf_centers.get_embed_centers([[5.0] * D], [C - 1], MEAN, **how)
+    step, training = (f"{import_scope or ''}/{one.name}".lstrip("/") for one in (step, training))
     tf.train.export_meta_graph(path)
     with tf.Graph().as_default():
         tf.train.import_meta_graph(path, import_scope=import_scope)
@@ -183,6 +185,8 @@ def test_imported_graph(shards, import_scope, use_resource, tmp_path):
             found, labels = session.run([rows, nearest])
             np.testing.assert_array_equal(found[:, 0], [3.0, 0.0, 1.0])
             assert labels.tolist() == [[C - 1]]
+            for value, expected in ((False, 3.0), (True, 4.0)):
+                assert session.run(step, {training: value}).tolist() == [[expected] * D]
 
 
 def test_shards_that_belong_together_by_name_alone_are_none(use_resource):
@@ -222,7 +226,7 @@ def test_count_whose_name_is_taken(use_resource):
 
 def test_checkpoint_without_counts_restores_into_a_legacy_graph(use_resource, tmp_path):
     make_ctrs(use_resource, initial=np.ones([C, D]))
-    path, saver = os.path.join(str(tmp_path), "old"), tf.train.Saver()
+    path, saver = str(tmp_path / "old"), tf.train.Saver()
     with initialized_session() as session:
         saver.save(session, path)
     with tf.Graph().as_default(), tf.Session() as session:
