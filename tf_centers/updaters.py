@@ -52,8 +52,8 @@ class FadingMean(Updater):
     codebooks, `N <- d N + k`, `m <- d m + sum(x)`, `c = m / N` (van den Oord et al., "Neural
     Discrete Representation Learning", NeurIPS 2017, appendix A.1), for any initial counts.
 
-    Needs float64 counts: `create_embed_centers(count_dtype=tf.float64)`, or made on demand. Unlike
-    other updates, its own take time for every class, which shows from some 100,000 on.
+    Needs float64 counts: `create_embed_centers(count_dtype=tf.float64)`, or made on demand. An
+    update takes time for every class, as no other updater's does, which shows from 100,000 on.
 
     Args:
       decay: d, a Python float or a scalar float tensor or variable, in [0, 1].

@@ -83,6 +83,22 @@ def test_overflow_on_the_way_in(dtype, ctrs_dtype, fits, overflows, use_resource
     assert np.isfinite(found).all()
 
 
+def test_one_value_among_many(use_resource, session):
+    rows, dims, classes = 600, 64, 50
+    centers = make_centers(tf_centers, use_resource, classes, dims)
+    embeds, labels = tf.placeholder(tf.float32, [None, dims]), np.arange(rows) % (classes - 1)
+    result = tf_centers.update_embed_centers(embeds, labels, MEAN, centers)
+    batch = 3e38 * np.random.RandomState(1).uniform(-1, 1, [rows, dims])
+    session.run(result, {embeds: batch})
+    assert np.isfinite(session.run(centers.ctrs)).all()
+    for values in ([np.nan], [-np.inf], [np.inf, -np.inf], [np.nan, 3e38]):
+        for row in (0, rows - 1):
+            bad = np.array(batch)
+            bad[row, row % 60 : row % 60 + len(values)] = values
+            message = "update_embed_centers: expected finite values of float32"
+            check_refused(session, result, {embeds: bad}, message)
+
+
 def test_finite_rows_are_not_refused_where_their_sum_overflows(use_resource, session):
     # The circulating recipe, to the letter, takes a class of 40 rows twice the way.
     centers = make_centers(tf_centers, use_resource, dtype=tf.float64)
