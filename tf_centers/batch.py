@@ -38,11 +38,10 @@ def check_batch(
     """
     embeds = as_floats(checks.caller, "embed_batch", embed_batch)
     axes = "BT" if embeds.shape.ndims == 3 else "B"
+    labels = as_labels(checks.caller, "label_batch", label_batch)
     tensors = [
         Shaped("embed_batch", embeds, axes + "D"),
-        Shaped(
-            "label_batch", as_labels(checks.caller, "label_batch", label_batch), axes, axes == "B"
-        ),
+        Shaped("label_batch", labels, axes, axes == "B"),
     ]
     if mask is not None:
         tensors.append(Shaped("mask", as_mask(checks.caller, "mask", mask), axes))

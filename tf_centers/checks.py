@@ -12,6 +12,8 @@ import tensorflow.compat.v1 as tf
 
 from tf_centers.access import on_host
 
+ONE_HOT = "; for one-hot labels, pass tf.argmax(label_batch, axis=1)"
+
 
 class Checks:
     """The checks of one call. Its reads and writes have to wait for all of them."""
@@ -86,13 +88,33 @@ class Shaped(NamedTuple):
     """A tensor and the shape that it must have.
 
     `axes` has a letter for each axis, such as "BD"; one letter is one size in all tensors. Where
-    `column` is True, a last axis of size 1 may follow.
+    `column` is True, a last axis of size 1 may follow; `wide` is what to tell who has a wider one.
     """
 
     name: str
-    value: tf.Tensor
+    value: Any
     axes: str
     column: bool = False
+    wide: str = ONE_HOT
+
+
+def known_sizes(caller: str, tensors: List[Shaped], given: Dict[str, int]) -> Dict[str, int]:
+    """Checks static shapes against each other; returns the sizes that are known, by letters."""
+    sizes = dict(given)
+    for name, value, axes, column, wide in tensors:
+        if value.shape.ndims is None:
+            continue
+        found = value.shape.as_list()
+        rest = found[len(axes) :]
+        fits = len(found) >= len(axes) and (not rest or (column and rest in ([1], [None])))
+        if not fits or any(s not in (None, sizes.get(a, s)) for a, s in zip(axes, found)):
+            raise ValueError(
+                f"{caller}: {name} must have shape {_form(axes, column, given)}"
+                f"{_where(axes, sizes, given)}, got {value.shape}"
+                f"{wide if column and len(rest) == 1 and rest != [1] else ''}"
+            )
+        sizes.update({axis: size for axis, size in zip(axes, found) if size is not None})
+    return sizes
 
 
 def check_shapes(
@@ -113,35 +135,21 @@ def check_shapes(
       The tensors after the check, without the extra column, and with what is known of their shapes.
     """
     given = given or {}
-    sizes = dict(given)
-    for name, value, axes, column in tensors:
-        if value.shape.ndims is None:
-            continue
-        found = value.shape.as_list()
-        rest = found[len(axes) :]
-        fits = len(found) >= len(axes) and (not rest or (column and rest in ([1], [None])))
-        if not fits or any(s not in (None, sizes.get(a, s)) for a, s in zip(axes, found)):
-            is_one_hot = column and len(rest) == 1 and rest != [1]
-            hint = f"; for one-hot labels, pass tf.argmax({name}, axis=1)" if is_one_hot else ""
-            raise ValueError(
-                f"{checks.caller}: {name} must have shape {_form(axes, column, given)}"
-                f"{_where(axes, sizes, given)}, got {value.shape}{hint}"
-            )
-        sizes.update({axis: size for axis, size in zip(axes, found) if size is not None})
-    unknown = not all(value.shape.is_fully_defined() for _, value, _, _ in tensors)
+    sizes = known_sizes(checks.caller, tensors, given)
+    unknown = not all(tensor.value.shape.is_fully_defined() for tensor in tensors)
     if checks.validate and (unknown or agree is not None):
         holds = _fit(tensors, sizes)
-        found_shapes: List[Any] = [tf.shape(value) for _, value, _, _ in tensors]
+        found_shapes: List[Any] = [tf.shape(tensor.value) for tensor in tensors]
         if agree is not None:
             passed = agree(holds)
             found_shapes += ["on this replica; per replica:", passed]
             holds = tf.reduce_all(passed)
         forms = [f"{t.name} of shape {_form(t.axes, t.column, given)}" for t in tensors]
-        letters = "".join(axes for _, _, axes, _ in tensors)
+        letters = "".join(tensor.axes for tensor in tensors)
         expected = f"{' and '.join(forms)}{_where(letters, sizes, given)}, found shapes"
         checks.require(lambda: holds, expected, *found_shapes)
     results = []
-    for _, value, axes, column in tensors:
+    for _, value, axes, column, _ in tensors:
         if column and value.shape.ndims != len(axes):
             with tf.control_dependencies(checks.ops):
                 value = tf.reshape(value, [-1])
@@ -153,7 +161,7 @@ def _fit(tensors: List[Shaped], sizes: Dict[str, int]) -> tf.Tensor:
     """Whether the shapes are right at run time; no op fails, whatever they are."""
     conditions = []
     sizes = dict(sizes)
-    for _, value, axes, column in tensors:
+    for _, value, axes, column, _ in tensors:
         shape, ndims = tf.shape(value), value.shape.ndims
         known = [None] * len(axes) if ndims is None else value.shape.as_list()
         if ndims is None:
@@ -198,14 +206,10 @@ def as_labels(caller: str, name: str, value: Any) -> tf.Tensor:
     tensor = _as_tensor(caller, name, value)
     if not tensor.dtype.is_integer:
         one_hot = tensor.shape.ndims == 2 and tensor.shape.as_list()[1] != 1
-        advice = (
-            f"for one-hot labels, pass tf.argmax({name}, axis=1)"
-            if one_hot
-            else f"for whole numbers, pass tf.cast({name}, tf.int64)"
-        )
+        advice = ONE_HOT if one_hot else f"; for whole numbers, pass tf.cast({name}, tf.int64)"
         raise TypeError(
             f"{caller}: {name} must hold class labels of an integer dtype, got "
-            f"{tensor.dtype.name} of shape {tensor.shape}; {advice}"
+            f"{tensor.dtype.name} of shape {tensor.shape}{advice}"
         )
     # Never to a narrower dtype than their own, in which a label could become another.
     return tensor if tensor.dtype in (tf.int32, tf.int64) else tf.cast(tensor, tf.int64)

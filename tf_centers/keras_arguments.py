@@ -11,7 +11,7 @@ import tensorflow.compat.v1 as tf
 from tensorflow import Variable, keras
 
 from tf_centers import replicas
-from tf_centers.checks import Checks, as_floats, as_mask
+from tf_centers.checks import Checks, Shaped, as_floats, as_mask, known_sizes
 from tf_centers.row_weights import Updater
 from tf_centers.updaters import BUILT_IN
 from tf_centers.variables import unwrap
@@ -70,6 +70,7 @@ def as_batch(
     """
     labels, embeds, *masks = _as_parts(inputs)
     embeds = as_floats(CALLER, _EMBEDS, embeds)
+    labels = tf.convert_to_tensor(labels)
     check_shapes([value.shape for value in [labels, embeds] + masks], num_classes, num_dims)
     axes = embeds.shape.ndims - 1
     implicit = mask[1] if isinstance(mask, (list, tuple)) else mask
@@ -77,14 +78,12 @@ def as_batch(
     masks = [tf.reshape(m, [-1]) if axes == 1 else m for m in masks]
     is_used = functools.reduce(tf.logical_and, masks) if masks else None
 
-    labels = tf.convert_to_tensor(labels)
     dtype = labels.dtype.base_dtype
     if not dtype.is_floating and not dtype.is_integer:
         raise TypeError(f"{CALLER}: {_LABELS} must be numbers, got {dtype.name}")
     # Half precision lacks some of these ops on some versions.
     wide = tf.cast(labels, tf.float64)
-    is_one_hot = labels.shape.ndims == axes + 1 and labels.shape.as_list()[-1] == num_classes > 1
-    if is_one_hot:
+    if _is_one_hot(labels.shape, axes, num_classes):
         form, classes = "one-hot", tf.argmax(wide, axis=-1)
         expected = tf.one_hot(classes, num_classes, dtype=tf.float64)
     elif dtype.is_integer:
@@ -110,41 +109,37 @@ def as_batch(
 
 def check_shapes(shapes: Any, num_classes: int, num_dims: Optional[int] = None) -> int:
     """Checks the shapes of the inputs; returns D, which must be static if not given."""
-    labels, embeds, *masks = [tf.TensorShape(shape) for shape in _as_parts(shapes)]
-    fault = _fault_of_shapes(labels, embeds, num_classes, num_dims)
-    if fault:
-        is_swapped = not _fault_of_shapes(embeds, labels, num_classes, num_dims)
-        hint = "; are labels and embeddings swapped?" if is_swapped else ""
-        raise ValueError(f"{CALLER}: {fault}{hint}")
-    rows = embeds[:-1]
-    forms = [rows, rows.concatenate([1])] if rows.ndims == 1 else [rows]
-    if masks and not any(masks[0].is_compatible_with(form) for form in forms):
-        raise ValueError(f"{CALLER}: mask must have shape {rows}, as the rows, got {masks[0]}")
-    return int(embeds.as_list()[-1]) if num_dims is None else num_dims
+    labels, embeds, *masks = map(tf.TensorShape, _as_parts(shapes))
+    try:
+        return _num_dims(labels, embeds, masks, num_classes, num_dims)
+    except ValueError as error:
+        try:
+            _num_dims(embeds, labels, masks, num_classes, num_dims)
+        except ValueError:
+            raise error from None
+        raise ValueError(f"{error}; are labels and embeddings swapped?") from None
 
 
-def _fault_of_shapes(
-    labels: tf.TensorShape, embeds: tf.TensorShape, num_classes: int, num_dims: Optional[int]
-) -> str:
-    """What is wrong with the shapes of labels and embeddings; nothing if it is empty."""
-    has_dims = embeds.ndims in (2, 3) and embeds[-1:].is_compatible_with([num_dims])
-    if not has_dims or (num_dims is None and embeds.as_list()[-1] is None):
-        form, known = ("D", " with D known statically") if num_dims is None else (num_dims, "")
-        return f"{_EMBEDS} must have shape [B, {form}] or [B, T, {form}]{known}, got {embeds}"
-    if labels.ndims is None:
-        return ""
-    rows, rest = embeds[:-1], labels.as_list()[embeds.ndims - 1 :]
-    forms = [[], [num_classes]] + [[1]] * (rows.ndims == 1)
-    if labels.ndims < rows.ndims or rest not in forms:
-        form = "[B] or [B, 1]" if rows.ndims == 1 else "[B, T]"
-        one_hot = f"[B, {num_classes}]" if rows.ndims == 1 else f"[B, T, {num_classes}]"
-        return f"{_LABELS} must have shape {form} or, one-hot, {one_hot}, got {labels}"
-    if not labels[: rows.ndims].is_compatible_with(rows):
-        return (
-            "both of inputs [labels, embeddings] must have the same number of rows, got shapes "
-            f"{labels} and {embeds}"
+def _num_dims(labels: Any, embeds: Any, masks: Any, num_classes: int, dims: Optional[int]) -> int:
+    """As `check_shapes`, of labels and embeddings that are not swapped."""
+    axes = "BT" if embeds.ndims == 3 else "B"
+    one_hot = "C" if _is_one_hot(labels, len(axes), num_classes) else ""
+    column, wide = axes == "B", f"; one-hot labels must have shape [B, {num_classes}]"
+    embeddings = Shaped(_EMBEDS, tf.TensorSpec(embeds), axes + "D")
+    own = Shaped(_LABELS, tf.TensorSpec(labels), axes + one_hot, column and not one_hot, wide)
+    others = [Shaped("mask", tf.TensorSpec(mask), axes, column, "") for mask in masks]
+    given = {"C": num_classes, **({} if dims is None else {"D": dims})}
+    sizes = known_sizes(CALLER, [embeddings, own, *others], given)
+    if embeds.ndims is None or "D" not in sizes:
+        raise ValueError(
+            f"{CALLER}: {_EMBEDS} must have shape [B, D] or [B, T, D] with D known statically, got "
+            f"{embeds}"
         )
-    return ""
+    return sizes["D"]
+
+
+def _is_one_hot(labels: tf.TensorShape, axes: int, num_classes: int) -> bool:
+    return bool(labels.ndims == axes + 1 and labels.as_list()[-1] == num_classes > 1)
 
 
 def _as_parts(inputs: Any) -> Any:

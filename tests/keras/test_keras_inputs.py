@@ -182,13 +182,12 @@ def test_bad_arguments(kwargs, error, message):
     "inputs, error, message",
     [
         ([((), "int32")], ValueError, r"inputs must be \[labels, embeddings"),
-        ([((D,), "int32"), ((D,), "float32")], ValueError, f"{LABELS} must have shape .*, 7.*, 5"),
+        ([((D,), "int32"), ((D,), "float32")], ValueError, f"{LABELS} must have .*, 5.*one-hot.* 7"),
         ([((C, 1), "int32"), ((D,), "float32")], ValueError, f"{LABELS} must have shape"),
-        ([((None,), "int32"), ((D,), "float32")], ValueError, f"{LABELS} must have shape"),
         ([((D,), "float32"), ((1,), "int32")], ValueError, f"{LABELS} must have shape.*swapped"),
         ([((), "int32"), ((None,), "float32")], ValueError, f"{EMBEDS} .*with D known statically"),
         ([((), "int32"), ((3, D), "float32")], ValueError, rf"{LABELS} must have shape \[B, T\]"),
-        ([((3, 1), "int32"), ((3, D), "float32")], ValueError, rf"{LABELS} must .* \[B, T, 7\]"),
+        ([((3, 1), "int32"), ((3, D), "float32")], ValueError, rf"{LABELS} must .* \[B, T\] with"),
         ([((), "int32"), ((D,), "float32"), ((2,), "bool")], ValueError, "mask must have shape"),
         ([((), "int32"), ((D,), "float32"), ((), "int32")], TypeError, "mask must be bool"),
         ([((), "int32"), ((D,), "int32")], TypeError, f"{EMBEDS} must have a floating dtype"),
@@ -203,10 +202,10 @@ def test_bad_inputs(inputs, error, message):
 @pytest.mark.parametrize(
     "labels, dims, message",
     [
-        ([2], D, "both of inputs .* the same number of rows"),
-        ([4, C], D, "both of inputs .* the same number of rows"),
-        ([3, C + 1], D, rf"{LABELS} must have shape .*one-hot, \[B, 7\], got \(3, 8\)"),
-        ([3], D + 1, rf"{EMBEDS} must have shape \[B, 5\] or .*, got \(3, 6\)"),
+        ([2], D, rf"{LABELS} must have shape \[B\] or \[B, 1\] with B = 3, got \(2,\)"),
+        ([4, C], D, rf"{LABELS} must have shape \[B, 7\] with B = 3, got \(4, 7\)"),
+        ([3, C + 1], D, rf"{LABELS} must have .*got \(3, 8\); one-hot labels .* \[B, 7\]"),
+        ([3], D + 1, rf"{EMBEDS} must have shape \[B, 5\], got \(3, 6\)"),
     ],
 )
 @needs_tf2
