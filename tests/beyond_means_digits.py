@@ -103,26 +103,6 @@ def unknown_found(num_known=5, num_dims=20):
     return [np.mean(score[new][:, None] > score[~new]) for score in scores]
 
 
-def cluster_digits(seed, num_centers=10, num_dims=20):
-    """The share of the variance that is left after one pass of k-means over the digits."""
-    train, test = project(num_dims)
-    random = np.random.RandomState(seed)
-    order = random.permutation(len(train))
-    with tf.Graph().as_default():
-        centers = tf_centers.create_embed_centers(
-            num_centers, num_dims, initializer=train[order[:num_centers]], initial_counts=1
-        )
-        batch = tf.placeholder(tf.float32, [None, num_dims])
-        update = FOUND["cluster"](batch, centers)
-        squares = tf.reduce_min(tf_centers.center_distances(batch, centers), axis=1)
-        with tf.Session() as session:
-            session.run(tf.global_variables_initializer())
-            for part in np.array_split(order, 40):
-                session.run(update, {batch: train[part]})
-            left = session.run(squares, {batch: test})
-    return left.sum() / ((test - train.mean(axis=0)) ** 2).sum()
-
-
 def draw():
     import matplotlib
 
@@ -158,7 +138,6 @@ def main():
     print("TensorFlow", tf.__version__)
     for restarts in (False, True):
         print("codebook, restarts:", restarts, [train_codebook(s, restarts)[:2] for s in range(4)])
-    print("k-means:", [cluster_digits(seed) for seed in range(4)])
     print("unknown:", unknown_found())
     draw()
 

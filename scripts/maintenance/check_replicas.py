@@ -3,9 +3,9 @@
     python scripts/maintenance/check_replicas.py [--runs=200] [--seed=0] [--steps=60]
 
 Starts a process for each number of replicas from 1 to 8, on as many logical CPUs. A run draws batch
-sizes, some of them 0, masks, dtypes, an updater and a call, and makes three steps in one
-`tf.function`. After each step, every copy must hold the bits of a plain table that got the joined
-batch, and each replica must have the centers of its own rows.
+sizes, some of them 0, masks, dtypes, an updater and a call, and what each replica knows of its own
+batch, and makes three steps in one `tf.function`. After each step, every copy must hold the bits of
+a plain table that got the joined batch, and each replica must have the centers of its own rows.
 
 With `--steps`, times so many steps on 1, 2 and 4 replicas instead, in turns with steps of a plain
 table on the joined batch, and prints the ratios of medians. They show what copies cost, since every
@@ -53,13 +53,30 @@ def draw_setting(rng):
         call=pick("after", "before", "update"),
         dtype=pick("float32", "float32", "float64", "float16", "bfloat16"),
         embeds=pick("float32", "float32", "float64", "float16"),
-        labels=pick("int64", "int32", "uint8"),
         masked=pick(True, False),
-        static=pick(True, False),
         locks=pick(False, False, False, True),
         rate_tensor=pick(True, False),
         switch=pick(True, False, False),
+        forms=[
+            [pick("int64", "int32", "uint8"), pick("batch", "column", "steps")]
+            + [pick("all", "rank", "nothing") for _ in range(3)]
+            for _ in range(MOST_REPLICAS)
+        ],
     )
+
+
+def in_form(form, *batch):
+    """The batch of a replica: the dtype of its labels, its kind, and what is known of each part."""
+    dtype, kind, *known = form
+    embeds, labels, mask = [part[:, None] for part in batch] if kind == "steps" else batch
+    parts = embeds, tf.cast(labels[:, None] if kind == "column" else labels, dtype), mask
+    if kind == "steps" and known[0] == "nothing":
+        known[0] = "rank"  # by which a call tells steps
+    shapes = [
+        None if how == "nothing" else [None] * len(part.shape) for how, part in zip(known, parts)
+    ]
+    hide = tf.compat.v1.placeholder_with_default
+    return [p if how == "all" else hide(p, s) for how, p, s in zip(known, parts, shapes)]
 
 
 def draw_batches(rng, setting, replicas):
@@ -70,16 +87,14 @@ def draw_batches(rng, setting, replicas):
         embeds = 3.0 * rng.randn(size, setting.dims) + 1.0
         mask = rng.rand(size) < 0.7 if setting.masked else np.ones(size, bool)
         labels = np.where(mask, rng.randint(setting.classes, size=size), 200)
-        batches.append((tf.cast(embeds, setting.embeds), tf.cast(labels, setting.labels), mask))
+        batches.append((tf.cast(embeds, setting.embeds), labels, mask))
     return batches
 
 
-def call(setting, centers, embeds, labels, mask, training):
+def call(setting, centers, form, embeds, labels, mask, training):
     """The call of a setting; an update returns the rows that a lookup finds then."""
-    if not setting.static:
-        sized = tf.compat.v1.placeholder_with_default
-        embeds, labels = sized(embeds, [None, setting.dims]), sized(labels, [None])
-        mask = sized(mask, [None])
+    found = tf.where(mask, labels, tf.zeros_like(labels))
+    embeds, labels, mask = in_form(form, embeds, labels, mask)
     rate = tf.constant(0.75) if setting.rate_tensor else 0.75
     how = {
         "updater": UPDATERS[setting.updater](rate),
@@ -93,8 +108,12 @@ def call(setting, centers, embeds, labels, mask, training):
             embeds, labels, read=setting.call, is_training=training, **how
         )
     tf_centers.update_embed_centers(embeds, labels, **how)
-    labels = tf.where(mask, labels, tf.zeros_like(labels))
-    return tf_centers.lookup_embed_centers(labels, centers)
+    return tf_centers.lookup_embed_centers(found, centers)
+
+
+def replica():
+    """The number of the replica that this runs on."""
+    return int(tf.get_static_value(tf.distribute.get_replica_context().replica_id_in_sync_group))
 
 
 def distribute(strategy, values):
@@ -120,16 +139,17 @@ def run(strategy, rng):
         copied = tf_centers.create_embed_centers(*size, **how)
     plain = tf_centers.create_embed_centers(*size, **how)
 
-    # One trace for each setting of sizes: what is static is then static everywhere.
     @tf.function
     def step(embeds, labels, mask, training):
         return strategy.run(
-            lambda *batch: call(setting, copied, *batch, training), (embeds, labels, mask)
+            lambda *batch: call(setting, copied, setting.forms[replica()], *batch, training),
+            (embeds, labels, mask),
         )
 
     @tf.function
     def single(embeds, labels, mask, training):
-        return call(setting, plain, embeds, labels, mask, training)
+        form = "int64", "batch", "all", "all", "all"
+        return call(setting, plain, form, embeds, labels, mask, training)
 
     for _ in range(STEPS):
         batches = draw_batches(rng, setting, replicas)

@@ -2,8 +2,8 @@
 
   python scripts/maintenance/soak.py [--updates=1000000] [--classes=1000]
 
-Runs `get_embed_centers` with `CumulativeMean` on batches from a fixed pool, and compares the
-centers with float64 means of the same rows. Prints ten lines of progress, and exits with 1 if the
+Runs `get_embed_centers` with `CumulativeMean` on random batches, and compares the centers with
+float64 means of the same rows. Prints ten lines of progress, and exits with 1 if the
 graph or memory has grown since the first line, a center is too far from its mean, or a count is
 wrong.
 """
@@ -11,7 +11,7 @@ wrong.
 import os
 import resource
 import sys
-from typing import List, NamedTuple, Tuple
+from typing import List, NamedTuple
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
@@ -29,30 +29,11 @@ flags.DEFINE_integer("batch_size", 8, "Rows of a batch.", lower_bound=1)
 flags.DEFINE_boolean("use_resource", True, "Resource variables rather than ref ones.")
 flags.DEFINE_boolean("use_locking", False, "Update under the lock.")
 
-_LINES, _POOL = 10, 2_000
+_LINES = 10
 # Of the distance of a center to its mean in float64, over the norm of the mean.
 _MOST_ERROR = 3e-6
 # The allocator and Python's own caches go on settling by a little after the first tenth.
 _MOST_GROWTH_MB = 5.0
-
-
-class Pool(NamedTuple):
-    """Batches to draw from, and what a mean is made of: `embeds [P, B, D]`, `labels [P, B]`."""
-
-    embeds: np.ndarray
-    labels: np.ndarray
-
-    def means(self, uses: np.ndarray, num_classes: int) -> Tuple[np.ndarray, np.ndarray]:
-        """The float64 means `[C, D]`, NaN for a class that had no row, and numbers of rows `[C]`.
-
-        `uses [P]` is how often each batch was fed.
-        """
-        weights = np.repeat(uses, self.labels.shape[1])
-        labels, rows = self.labels.reshape(-1), self.embeds.reshape(-1, self.embeds.shape[2])
-        counts = np.bincount(labels, weights, num_classes)
-        sums = [np.bincount(labels, weights * column, num_classes) for column in rows.T]
-        with np.errstate(invalid="ignore"):
-            return np.stack(sums, axis=1) / counts[:, np.newaxis], counts.astype(np.int64)
 
 
 class Reading(NamedTuple):
@@ -65,46 +46,40 @@ class Reading(NamedTuple):
     miscounted: int  # classes whose count is not that of the rows that were fed
 
 
-def make_pool(num_classes: int, dims: int, batch_size: int) -> Pool:
-    """Rows around a point of each class, no two coordinates alike; two of a class in a batch."""
-    random = np.random.RandomState(0)
-    some = random.randint(0, num_classes, (_POOL, (batch_size + 1) // 2))
-    labels = np.concatenate([some, some[:, ::-1]], axis=1)[:, :batch_size]
-    points = 3 * random.randn(num_classes, dims) + np.linspace(-2, 5, dims)
-    embeds = points[labels] + random.randn(_POOL, batch_size, dims)
-    return Pool(embeds.astype(np.float32), labels)
-
-
 def largest_error(ctrs: np.ndarray, means: np.ndarray) -> float:
     """The largest distance of a center to its mean, over the norm of the mean."""
-    seen = ~np.isnan(means[:, 0])
-    distances = np.linalg.norm(ctrs[seen] - means[seen], axis=1)
-    return float(np.max(distances / np.linalg.norm(means[seen], axis=1)))
+    distances = np.linalg.norm(ctrs - means, axis=1)
+    return float(np.max(distances / np.linalg.norm(means, axis=1)))
 
 
 def soak(values: flags.FlagValues) -> List[Reading]:
     """Runs the updates, and reads and prints how it goes after each tenth of them."""
-    pool = make_pool(values.classes, values.dims, values.batch_size)
-    uses, random = np.zeros(len(pool.labels)), np.random.RandomState(1)
     readings: List[Reading] = []
+    random, size = np.random.RandomState(1), (values.classes, values.dims)
+    points = 3 * random.randn(*size) + np.linspace(-2, 5, values.dims)  # each dim differs
+    sums, expected = np.zeros(size), np.zeros(values.classes, int)
     config = tf.ConfigProto(intra_op_parallelism_threads=1, inter_op_parallelism_threads=1)
     with tf.Graph().as_default() as graph, tf.Session(config=config) as session:
         with tf.variable_scope("", use_resource=values.use_resource):
-            centers = tf_centers.create_embed_centers(values.classes, values.dims)
+            centers = tf_centers.create_embed_centers(*size)
         batch = tf.placeholder(tf.float32, [None, values.dims]), tf.placeholder(tf.int64, [None])
         how = dict(centers=centers, use_locking=values.use_locking)
         rows = tf_centers.get_embed_centers(*batch, tf_centers.CumulativeMean(), **how)
         session.run(tf.global_variables_initializer())
         update, read = session.make_callable(rows, list(batch)), session.make_callable(centers)
         for done in tqdm(range(1, values.updates + 1), "updates", disable=None):
-            drawn = random.randint(len(uses))
-            update(pool.embeds[drawn], pool.labels[drawn])
-            uses[drawn] += 1
+            labels = random.randint(0, values.classes, values.batch_size)
+            labels[1:] = np.where(random.rand(len(labels) - 1) < 0.5, labels[:-1], labels[1:])
+            embeds = (points[labels] + random.randn(len(labels), values.dims)).astype(np.float32)
+            update(embeds, labels)
+            np.add.at(sums, labels, embeds.astype(np.float64))
+            np.add.at(expected, labels, 1)
             if done * _LINES // values.updates > len(readings):
                 ctrs, counts = read()
-                means, expected = pool.means(uses, values.classes)
+                seen = expected > 0
+                means = sums[seen] / expected[seen, np.newaxis]
                 peak_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-                found = largest_error(ctrs, means), int(np.sum(counts != expected))
+                found = largest_error(ctrs[seen], means), int(np.sum(counts != expected))
                 readings.append(Reading(done, len(graph.get_operations()), peak_mb, *found))
                 print("{:>12,}{:>10,}{:>14.1f}{:>12.1e}{:>14}".format(*readings[-1]), flush=True)
     return readings

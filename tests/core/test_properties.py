@@ -14,7 +14,7 @@ import reference
 import tensorflow.compat.v1 as tf
 from helpers import make_centers, parts, read_state
 from hypothesis import strategies
-from updaters import UPDATERS, WRONG
+from updaters import UPDATERS, WRONG, Weighted
 
 import tf_centers
 
@@ -39,12 +39,13 @@ class Setting(NamedTuple):
     ctrs: str = "float32"
     labels: str = "int32"
     known: str = "dims"
+    own: bool = False  # whether the updater is one of the caller's
 
 
 SETTINGS = [
     Setting(False, 7, 3, masked=False),
     Setting(True, 7, 3, labels="int64", known="nothing", rate_tensor=True),
-    Setting(True, 11, 4, labels="uint8", known="rank"),
+    Setting(True, 11, 4, labels="uint8", known="rank", own=True),
     Setting(False, 11, 4, shards=3, call="before", labels="int16", switch=True),
     Setting(True, 11, 4, shards=2, call="update", use_locking=True),
     Setting(True, 11, 4, shards=2, call="before", use_locking=True, switch=True),
@@ -158,8 +159,9 @@ class Graph:
         rate = entry.rate
         if setting.rate_tensor:
             rate = tf.placeholder_with_default(tf.constant(rate or 0.0, tf.float64), [])
+        own = Weighted(entry.weigh, entry.count_decay) if setting.own else entry.make(rate)
         embeds, labels, mask = self._holders
-        batch = [embeds, labels, entry.make(rate), self._centers, mask if setting.masked else None]
+        batch = [embeds, labels, own, self._centers, mask if setting.masked else None]
         how = {"use_locking": setting.use_locking}
         if setting.call == "update":
             self._result = tf_centers.update_embed_centers(*batch, **how)

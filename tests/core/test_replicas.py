@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import tensorflow
 import tensorflow.compat.v1 as tf
-from check_replicas import bits, distribute
+from check_replicas import bits, distribute, replica
 from helpers import MEAN, C, D, make_ctrs
 from tf2_code import needs_gathers
 from three_replicas import (
@@ -17,7 +17,6 @@ from three_replicas import (
     get,
     make,
     on_three_replicas,
-    replica,
     run,
     state,
     strategy,
@@ -42,7 +41,7 @@ def refused(error, message, call):
 @on_three_replicas
 def test_random_runs_hold_the_bits_of_a_single_process():
     rng = np.random.RandomState(5)
-    for _ in range(2):
+    for _ in range(3):
         check_replicas.run(strategy(), rng)
 
 

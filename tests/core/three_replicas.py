@@ -37,12 +37,6 @@ def run(call, *columns):
     return strategy().experimental_local_results(function(*parts))
 
 
-def replica():
-    """The number of the replica that this runs on."""
-    context = tensorflow.distribute.get_replica_context()
-    return int(tf.get_static_value(context.replica_id_in_sync_group))
-
-
 def get(centers, updater=MEAN, **how):
     return lambda embeds, labels: tf_centers.get_embed_centers(
         embeds, labels, updater, centers, **how

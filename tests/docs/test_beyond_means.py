@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import tensorflow.compat.v1 as tf
-from beyond_means_digits import FOUND, cluster_digits, train_codebook, unknown_found
+from beyond_means_digits import FOUND, train_codebook, unknown_found
 from helpers import C, D, check_refused, initialized_session, make_batch, make_centers
 
 import tf_centers
@@ -227,10 +227,6 @@ def test_restarts_let_all_codes_be_used():
     (used, lost, _), (all_used, less_lost, _) = (train_codebook(0, how) for how in (False, True))
     assert used < 0.85 < 0.95 < all_used
     assert less_lost < lost - 0.02
-
-
-def test_one_pass_of_k_means():
-    assert cluster_digits(0) < 0.64
 
 
 def test_the_mahalanobis_distance_tells_unknown_digits():

@@ -77,20 +77,6 @@ def test_learns_by_the_gradient(model):
         np.testing.assert_allclose(embed.get_weights()[0], kernel, rtol=1e-3, atol=1e-4)
 
 
-def test_weight_zero_tracks_all_the_same():
-    model, (batch,) = dense_model(MEAN, weight=0), batches(1, D + 1)
-    embed = model.get_layer("embed")
-    (kernel,) = embed.get_weights()
-    assert model.train_on_batch(batch) == 0
-    np.testing.assert_array_equal(embed.get_weights()[0], kernel)
-    state = np.zeros([C, D]), np.zeros(C, int)
-    fed = batch[1].dot(kernel), batch[0].ravel()
-    for found, expected in zip(
-        layer_of(model).get_weights(), reference.apply(reference.cumulative_mean, *state, *fed)
-    ):
-        np.testing.assert_allclose(found, expected, atol=1e-5)
-
-
 @MODELS
 def test_fit_runs_every_batch(model, recwarn):
     model = compiled(model(MEAN))

@@ -2,10 +2,9 @@
 
 import pathlib
 
-import numpy as np
 import pytest
 from programs import SCRIPTS
-from soak import Pool, Reading, find_faults, largest_error
+from soak import Reading, find_faults
 
 MAINTENANCE = pathlib.Path(SCRIPTS) / "maintenance"
 
@@ -21,13 +20,6 @@ def test_soak(flags, start):
     sizes = ["--updates=50", "--classes=40", "--dims=3", "--batch_size=6"]
     output = start(MAINTENANCE / "soak.py", *sizes, *flags, apart=True).end()
     assert [int(line.split()[0]) for line in output.splitlines()[2:]] == list(range(5, 51, 5))
-
-
-@pytest.mark.parametrize("name", ["scale.py", "soak.py"])
-def test_argument_that_is_no_flag(name, start):
-    run = start(MAINTENANCE / name, "50", apart=True)
-    assert run.end(2) == ""
-    assert run.errors.strip().splitlines()[-1] == f"{name}: expected flags only, found '50'"
 
 
 READINGS = [Reading(10, 88, 300.0, 1e-7, 0), Reading(20, 88, 301.0, 2e-6, 0)]
@@ -47,14 +39,3 @@ def test_faults_of_a_soak(change, told):
     assert find_faults(READINGS) == []
     (fault,) = find_faults([READINGS[0], READINGS[1]._replace(**change)])
     assert told in fault
-
-
-def test_means_and_the_error_of_the_worst_class_seen():
-    embeds = np.array([[[1, 10], [2, 20]], [[4, 40], [8, 80]], [[99, 99], [99, 99]]], np.float32)
-    pool = Pool(embeds, np.array([[3, 1], [3, 3], [0, 0]]))
-    means, counts = pool.means(np.array([2, 1, 0]), 4)
-    np.testing.assert_array_equal(counts, [0, 2, 0, 4])
-    np.testing.assert_array_equal(means[[1, 3]], [[2, 20], [14 / 4, 140 / 4]])
-    assert np.isnan(means[[0, 2]]).all()
-    ctrs = np.nan_to_num(means) + [[7, 7], [0, 1.9], [7, 7], [0, 2]]
-    np.testing.assert_allclose(largest_error(ctrs, means), 1.9 / np.hypot(2, 20))
