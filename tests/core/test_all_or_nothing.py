@@ -1,6 +1,6 @@
 """What is wrong only at run time: a message that tells, and no bit written, in no shard.
 
-The copies of replicas are in test_replica_shapes.py.
+The copies of replicas are in test_replica_errors.py.
 """
 
 import numpy as np

@@ -68,35 +68,6 @@ def test_every_copy_gets_the_rows_of_all():
 
 
 @on_three_replicas
-def test_a_bad_replica_changes_no_copy():
-    centers = make()
-    run(get(centers), EMBEDS, LABELS)
-    before = state(centers)
-    error = tf.errors.InvalidArgumentError
-
-    def bad(message, embeds, labels):
-        refused(error, message, lambda: run(get(centers), embeds, labels))
-        assert state(centers) == before
-
-    label = r"get_embed_centers: expected every label in \[0, 4\), found\] \[4\]"
-    bad(label, EMBEDS, [*LABELS[:2], np.array([4])])
-    bad("get_embed_centers: expected finite values", [*EMBEDS[:2], EMBEDS[2] * np.nan], LABELS)
-    for how, values in (
-        (lambda decay: {"updater": tf_centers.ExponentialWindow(decay)}, [0.5, 0.5, 0.25]),
-        (lambda training: {"is_training": training}, [True, False, True]),
-    ):
-
-        def call(value, how=how):
-            return get(centers, **how(value))(tf.ones([1, 2]), tf.constant([1]))
-
-        message = "to be the same on every replica, found"
-        refused(error, message, lambda call=call, values=values: run(call, values))
-        assert state(centers) == before
-    run(get(centers), EMBEDS, LABELS)  # And training goes on.
-    assert len(set(state(centers))) == 2
-
-
-@on_three_replicas
 def test_each_replica_reads_its_own_copy():
     centers = make()
     for place, copy in enumerate(copies(centers)[0]):

@@ -7,6 +7,8 @@ from check_replicas import replica
 from three_replicas import copies, get, make, on_three_replicas, run, state
 from updaters import Weighted
 
+import tf_centers
+
 EMBEDS = [np.float32(rows) for rows in ([[1, 2], [3, 4], [5, 0], [7, 7]], [[8, 8]], [[2, 6]])]
 LABELS = [np.array(labels) for labels in ([1, 3, 1, 0], [3], [3])]
 
@@ -21,7 +23,11 @@ def refused(centers, call, message):
 @on_three_replicas
 def test_what_is_wrong_on_one_replica_is_refused_on_all():
     centers = make()
-    run(lambda: get(centers)(EMBEDS[replica()], LABELS[replica()]))
+
+    def good(**how):
+        return get(centers, **how)(EMBEDS[replica()], LABELS[replica()])
+
+    run(good)
     for wrong, hidden, change, message in (
         (0, [0], lambda labels: [4] + labels[1:], r"every label in \[0, 4\)"),
         (1, [0], lambda labels: [4] + labels[1:], r"every label in \[0, 4\)"),
@@ -36,23 +42,30 @@ def test_what_is_wrong_on_one_replica_is_refused_on_all():
             return get(centers)(EMBEDS[replica()], labels)
 
         refused(centers, call, message)
+    for how, values in (
+        (lambda decay: {"updater": tf_centers.ExponentialWindow(decay)}, [0.5, 0.5, 0.25]),
+        (lambda training: {"is_training": training}, [True, False, True]),
+    ):
+
+        def call(how=how, values=values):
+            return good(**how(tf.constant(values[replica()])))
+
+        refused(centers, call, "to be the same on every replica, found")
+    nan = [np.nan, 1.0, 1.0]
+    message = "get_embed_centers: expected finite values"
+    refused(centers, lambda: get(centers)(tf.fill([1, 2], nan[replica()]), [1]), message)
     for wrong, factor, locking in ((0, -1.0, True), (1, np.nan, False)):
 
         def weigh(n, k, later, wrong=wrong, factor=factor):
             return (factor if replica() == wrong else 1.0) / k
 
-        updating = get(centers, Weighted(weigh), use_locking=locking)
-
-        def call(updating=updating):
-            return updating(EMBEDS[replica()], LABELS[replica()])
-
-        refused(centers, call, "row_weights")
-    for variable, wrong in ((0, 1), (1, 0)):  # A copy of fewer rows than the graph knows.
+        how = dict(updater=Weighted(weigh), use_locking=locking)
+        refused(centers, lambda how=how: good(**how), "row_weights")
+    for variable, wrong in ((0, 1), (1, 0)):
         copy = copies(centers)[variable][wrong]
-        short = tf.zeros([2] + copy.shape.as_list()[1:], copy.dtype)
-        tf.raw_ops.AssignVariableOp(resource=copy.handle, value=short)
-
-        def call():
-            return get(centers)(EMBEDS[replica()], LABELS[replica()])
-
-        refused(centers, call, "get_embed_centers: expected every label")
+        value = tf.identity(copy)
+        for rows in (2, 4):  # A copy of fewer rows than the graph knows, and the right one again.
+            tf.raw_ops.AssignVariableOp(resource=copy.handle, value=value[:rows])
+            if rows == 2:
+                refused(centers, good, "get_embed_centers: expected every label")
+    run(good)  # and training goes on
