@@ -31,7 +31,7 @@ INITIAL = np.random.RandomState(9).randn(C, D)
 
 
 def unit(ctrs):
-    return tf.nn.l2_normalize(ctrs, axis=1)
+    return tf.nn.l2_normalize(ctrs * tf.ones([D], ctrs.dtype), axis=1)  # only rows of D dims fit
 
 
 def constrained(center, seen, rows):
