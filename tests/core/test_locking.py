@@ -14,12 +14,10 @@ import tensorflow
 import tensorflow.compat.v1 as tf
 from helpers import (
     LOCK,
-    MEAN,
     C,
     D,
     initialized_session,
     make_centers,
-    placeholders,
     read_state,
     slow_zero,
 )
@@ -77,34 +75,6 @@ def test_every_update_is_one_step(call, shards, use_resource):
         values, rows = np.array(sorted(found)).T
         total = np.cumsum(rows) - (rows if call == "before" else 0)
         np.testing.assert_allclose(np.log1p(-values) / np.log(DECAY), total, atol=0.3)
-
-
-def test_cumulative_mean_of_all_threads_and_towers(use_resource):
-    with tf.device("/device:CPU:0"):
-        centers = make_centers(tf_centers, use_resource, CLASSES, DIMS)
-    holders, updates = [], []
-    for tower in range(2):
-        with tf.device(f"/device:CPU:{tower}"):
-            holders += placeholders(DIMS)
-            batch = (*holders[-2:], MEAN, centers)
-            updates.append(tf_centers.update_embed_centers(*batch, **LOCK))
-    rng = np.random.RandomState(1)
-    batches = rng.randint(0, CLASSES, [THREADS, STEPS // 2, 2, ROWS])
-    rows = (rng.randn(*batches.shape, DIMS) + batches[..., None] % 7).astype(np.float32)
-    config = tf.ConfigProto(device_count={"CPU": 2}, allow_soft_placement=False)
-    with tf.Session(config=config) as session:
-        session.run(tf.global_variables_initializer())
-
-        def work(thread):
-            for pair, labels in zip(rows[thread], batches[thread]):
-                values = pair[0], labels[0], pair[1], labels[1]
-                session.run(updates, dict(zip(holders, values)))
-
-        run_threads(work)
-        ctrs, counts = read_state(session, centers)
-    np.testing.assert_array_equal(counts, np.bincount(batches.reshape(-1), minlength=CLASSES))
-    means = [rows[batches == label].astype(np.float64).mean(axis=0) for label in range(CLASSES)]
-    np.testing.assert_allclose(ctrs, means, rtol=3e-6, atol=1e-6)
 
 
 def test_fading_mean_of_all_threads(use_resource):

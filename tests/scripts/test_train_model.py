@@ -31,31 +31,6 @@ def test_any_image_size(network, size):
     assert found.shape == (2, 3, 5) and np.isfinite(found).all()
 
 
-def test_light_normalizes_by_the_batch_in_training_and_by_averages_else():
-    tf.set_random_seed(1)
-    images = tf.placeholder(tf.uint8, [None, 8, 8])
-    with tf.variable_scope("", reuse=tf.AUTO_REUSE):
-        by_batch = embed_images("light", images, 3, tf.constant(0))
-        updates = tf.get_collection(tf.GraphKeys.UPDATE_OPS)
-        by_averages = embed_images("light", images, 3)
-    assert tf.get_collection(tf.GraphKeys.UPDATE_OPS) == updates
-    batch = np.random.RandomState(0).randint(0, 250, [50, 8, 8]).astype(np.uint8)
-    with initialized_session() as session:
-
-        def difference(one, other):
-            return np.abs(one - other).max()
-
-        # By the batch: a row depends on the others. By averages: it does not.
-        rows, first = {images: batch}, {images: batch[:5]}
-        trained, initial = session.run([by_batch, by_averages], rows)
-        assert difference(trained[:5], session.run(by_batch, first)) > 1e-2
-        assert difference(initial[:5], session.run(by_averages, first)) < 1e-4
-        # At the first step the averages become the moments of the batch.
-        session.run(updates, rows)
-        learned = difference(session.run(by_averages, rows), trained)
-        assert learned < 0.2 * difference(initial, trained)
-
-
 def test_distances_by_hand():
     embeddings = np.array([[0, 0], [3, 5], [0, 2]], np.float32)
     intra, inter = class_distances(embeddings, np.array([7, 2, 7]))
