@@ -110,6 +110,7 @@ def test_a_constraint_of_keras(dtype, use_resource, session):
         (lambda ctrs: ctrs[:, :2], r"float32 of shape \(.*, 2\)"),
         (lambda ctrs: tf.reduce_sum(ctrs, axis=1), r"float32 of shape \(.*\)"),
         (lambda ctrs: tf.cast(ctrs, tf.float64), "float64 of shape"),
+        (lambda ctrs: None, "None"),
     ],
 )
 def test_another_shape_or_dtype_is_refused(constraint, got):

@@ -119,6 +119,18 @@ def test_each_server_does_the_work_of_its_shard(call, use_resource):
     assert call not in ("get", "update") or first > 15
 
 
+@pytest.mark.parametrize("call", list(CALLS))
+def test_a_call_stays_on_the_device_of_its_caller(call, use_resource):
+    """But for what touches a table that is elsewhere."""
+    centers, graph = make_centers(tf_centers, use_resource), tf.get_default_graph()
+    before = set(graph.get_operations())
+    with tf.device("/device:GPU:1"):
+        CALLS[call](*placeholders(), centers)
+    for op in set(graph.get_operations()) - before:
+        alone = op.colocation_groups() == [f"loc:@{op.name}".encode()]
+        assert op.device or not alone or op.type == "NoOp", op
+
+
 @pytest.mark.parametrize(
     "table, batch, locking, training",
     [(1, 0, True, True), (0, 1, True, "tensor"), (1, 0, False, "tensor"), (0, 1, False, False)],
