@@ -17,8 +17,10 @@ from tf_centers.updaters import BUILT_IN
 from tf_centers.variables import unwrap
 
 CALLER = "ComputeCenter"
-# Keras 3.0 to 3.2 have it in a function alone.
-VERSION = str(getattr(keras, "__version__", None) or keras.version())
+# Keras 3.0 to 3.2 have it in a function alone, tf_keras nowhere; it goes with TensorFlow's.
+VERSION: str = (
+    getattr(keras, "__version__", None) or getattr(keras, "version", lambda: tf.__version__)()
+)
 _LABELS = "labels of inputs [labels, embeddings]"
 _EMBEDS = "embeddings of inputs [labels, embeddings]"
 _UPDATERS = {updater.__name__: updater for updater in BUILT_IN}

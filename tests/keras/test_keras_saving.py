@@ -105,6 +105,8 @@ def test_a_copy_goes_on_to_the_same_numbers(how, tmp_path):
     assert layer_of(twin).get_config() == layer_of(model).get_config()
     for _ in range(2):
         check_weights(model, twin)
+        for each in (model, twin):
+            each.reset_metrics()  # which some versions of Keras add up
         assert model.train_on_batch(second) == twin.train_on_batch(second)
 
 
@@ -218,6 +220,7 @@ def test_a_program_without_the_import(start, tmp_path):
         "keras.models.load_model(sys.argv[1])\n"
     )
     run = start(program, str(tmp_path / "model.keras"))
-    # Keras 2 knows the package alone.
-    named = "'module': 'tf_centers.keras'" if IN_KERAS3 else "'tf_centers>ComputeCenter'"
-    assert run.wait() == 0 or named in run.output
+    # Keras 2 knows the package alone, and tf_keras calls the name of the layer.
+    named = ["'tf_centers>ComputeCenter'", "'str' object is not callable"]
+    named = ["'module': 'tf_centers.keras'"] if IN_KERAS3 else named
+    assert run.wait() == 0 or any(name in run.output for name in named)
