@@ -147,6 +147,9 @@ def packages(session: nox.Session) -> None:
     session.install("-q", f"{wheel}[cpu]")
     example = re.search(r"```python\n(.*?)```", (root / "README.md").read_text("utf-8"), re.DOTALL)
     session.run("python", "-c", example.group(1), env=QUIET)
+    session.install("-q", "--no-deps", "tf_keras")  # which depends on tensorflow, not on the CPU's
+    legacy = {**QUIET, "TF_USE_LEGACY_KERAS": "1"}
+    session.run("python", "-c", "import tf_centers.keras", env=legacy)
     session.run("mypy", "--strict", f"--config-file={root}/pyproject.toml", str(root / TYPED))
 
 
