@@ -112,6 +112,19 @@ def test_one_update_in_a_loop(loop, enterable, warnings, session):
     np.testing.assert_allclose(ctrs[[1, 3]], (STEPS - 1) / 2, rtol=1e-6)
 
 
+@pytest.mark.parametrize("control_flow", ["control flow v1"], indirect=True)
+def test_one_iteration_at_a_time(control_flow, use_resource, warnings):
+    """A loop of TensorFlow 1 says in the graph of its body how many run side by side."""
+    centers = make_centers(tf_centers, use_resource)
+
+    def body(index):
+        with tf.control_dependencies([get(index, centers)]):
+            return index + 1
+
+    tf.while_loop(lambda index: index < STEPS, body, [0], parallel_iterations=1)
+    assert not of_overlap(warnings)
+
+
 def test_a_function_that_a_graph_may_call_twice(warnings):
     centers = make_centers(tf_centers, True)
     for how, number in ((LOCK, 0), ({}, 1)):
