@@ -132,6 +132,11 @@ def _num_dims(labels: Any, embeds: Any, masks: Any, num_classes: int, dims: Opti
     others = [Shaped("mask", tf.TensorSpec(mask), axes, column, "") for mask in masks]
     given = {"C": num_classes, **({} if dims is None else {"D": dims})}
     sizes = known_sizes(CALLER, [embeddings, own, *others], given)
+    if labels.ndims == len(axes) + 1 and labels.as_list()[-1] is None:
+        raise ValueError(
+            f"{CALLER}: {_LABELS} must have a known number of columns, 1 or, one-hot, "
+            f"{num_classes}, got {labels}"
+        )
     if embeds.ndims is None or "D" not in sizes:
         raise ValueError(
             f"{CALLER}: {_EMBEDS} must have shape [B, D] or [B, T, D] with D known statically, got "

@@ -69,6 +69,7 @@ def soak(values: flags.FlagValues) -> List[Reading]:
         update, read = session.make_callable(rows, list(batch)), session.make_callable(centers)
         for done in tqdm(range(1, values.updates + 1), "updates", disable=None):
             labels = random.randint(0, values.classes, values.batch_size)
+            # Half the rows are of the class of the one before, so that labels repeat.
             labels[1:] = np.where(random.rand(len(labels) - 1) < 0.5, labels[:-1], labels[1:])
             embeds = (points[labels] + random.randn(len(labels), values.dims)).astype(np.float32)
             update(embeds, labels)

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import tensorflow.compat.v1 as tf
-from helpers import CALLS, D, make_centers, placeholders
+from helpers import CALLS, MEAN, D, make_centers, placeholders
 
 import tf_centers
 
@@ -49,3 +49,22 @@ def test_zeros_of_a_new_table_are_no_constant(use_resource, session):
     assert not largest_tensors(centers.ctrs.initializer, 99) & {"Fill", "ZerosLike", "Const"}
     for value in session.run(list(centers)):
         np.testing.assert_array_equal(value, 0)
+
+
+def test_no_table_crosses_to_the_device_of_the_batch(use_resource):
+    classes, found = 97, set()
+    with tf.device("/device:CPU:1"):
+        centers = make_centers(tf_centers, use_resource, classes, 3)
+    with tf.device("/device:CPU:0"):
+        rows = tf_centers.get_embed_centers(np.ones([2, 3]), [1, 96], MEAN, centers)
+        lookup = tf_centers.lookup_embed_centers([1, 2], centers)
+    trace, stats = tf.RunOptions(trace_level=tf.RunOptions.FULL_TRACE), tf.RunMetadata()
+    with tf.Session(config=tf.ConfigProto(device_count={"CPU": 2})) as session:
+        session.run(tf.global_variables_initializer())
+        session.run([rows, lookup], options=trace, run_metadata=stats)
+    for device in stats.step_stats.dev_stats:
+        for node in device.node_stats:
+            for output in node.output:
+                sizes = [axis.size for axis in output.tensor_description.shape.dim]
+                found.add((device.device[-1], classes in sizes))
+    assert {("0", False), ("1", False)} <= found and ("0", True) not in found

@@ -126,7 +126,15 @@ class Module(tensorflow.Module):
         ]
     )
     def update(self, embeds, labels):
-        return tf_centers.get_embed_centers(embeds, labels, MEAN, self.centers, use_locking=True)
+        first = tf_centers.get_embed_centers(embeds, labels, MEAN, self.centers, use_locking=True)
+        # Twice in one function, the second in a branch.
+        return tf.cond(
+            tf.size(labels) > 1,
+            lambda: tf_centers.get_embed_centers(
+                embeds, labels, MEAN, self.centers, use_locking=True
+            ),
+            lambda: first,
+        )
 
     @tensorflow.function(input_signature=[tensorflow.TensorSpec([None, D], tf.float32)])
     def search(self, embeds):
@@ -141,12 +149,12 @@ def test_functions_that_lock_are_saved_loaded_and_called(tmp_path):
     module.update(TWO_ROWS, [1, 1])  # The one that was saved goes on as well.
     for _ in range(2):
         loaded = tensorflow.saved_model.load(str(tmp_path / "model"))
-        np.testing.assert_array_equal(loaded.counts, [0, 2] + [0] * (C - 2))
+        np.testing.assert_array_equal(loaded.counts, [0, 4] + [0] * (C - 2))
         rows = loaded.update(tf.constant(TWO_ROWS + 8.0), tf.constant([1, 1], tf.int64))
         np.testing.assert_allclose(rows, np.full([2, D], 6.0), rtol=1e-6)
-        assert loaded.counts.numpy()[1] == 4
+        assert loaded.counts.numpy()[1] == 8
         assert loaded.search(tf.constant(TWO_ROWS)).numpy().tolist() == [[1], [1]]
         with pytest.raises(tf.errors.InvalidArgumentError, match="every label in"):
             loaded.update(tf.constant(TWO_ROWS), tf.constant([1, C], tf.int64))
         loaded.update(tf.constant(TWO_ROWS), tf.constant([2, 2], tf.int64))
-        assert loaded.counts.numpy()[1:3].tolist() == [4, 2]
+        assert loaded.counts.numpy()[1:3].tolist() == [8, 4]

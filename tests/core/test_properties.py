@@ -159,9 +159,9 @@ class Graph:
         rate = entry.rate
         if setting.rate_tensor:
             rate = tf.placeholder_with_default(tf.constant(rate or 0.0, tf.float64), [])
-        own = Weighted(entry.weigh, entry.count_decay) if setting.own else entry.make(rate)
+        updater = Weighted(entry.weigh, entry.count_decay) if setting.own else entry.make(rate)
         embeds, labels, mask = self._holders
-        batch = [embeds, labels, own, self._centers, mask if setting.masked else None]
+        batch = [embeds, labels, updater, self._centers, mask if setting.masked else None]
         how = {"use_locking": setting.use_locking}
         if setting.call == "update":
             self._result = tf_centers.update_embed_centers(*batch, **how)

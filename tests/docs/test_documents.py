@@ -48,6 +48,7 @@ def test_blocks(blocks, start, tmp_path):
         ),
         ("text\n```sh\nrm -rf .venv\n```\n", "line 2: a command that nothing runs"),
         ("<!-- command: tes -->\n```sh\ntrue\n```\n", "a command that nothing runs"),
+        ("```\nx = 1\n```\n", "a block of no known language"),
     ],
 )
 def test_bad_blocks_are_refused(bad, fault, start, tmp_path):
@@ -61,15 +62,27 @@ def test_programs_begin_with_imports():
     assert [len(blocks) for blocks in documents.find_programs(text)] == [2, 1]
 
 
-@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
-def test_scripts_and_flags_exist(document):
-    """Of commands, in prose or blocks."""
+def check_commands(text):
+    """Scripts and flags of commands exist, in prose or blocks."""
     defined = "".join(path.read_text(encoding="utf-8") for path in ROOT.glob("scripts/**/*.py"))
     names = {"help", *re.findall(r'"(?:--)?(\w+)"', defined)}  # some are defined in a loop
-    text = document.read_text(encoding="utf-8").replace("\\\n", " ")
+    text = text.replace("\\\n", " ")
     for script, arguments in re.findall(r"\b(scripts/[\w/]+\.\w+)((?:\s+--?\w[^\s`]*)*)", text):
         assert (ROOT / script).exists(), script
         assert set(re.findall(r"--(\w+)", arguments)) <= names, script
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_scripts_and_flags_exist(document):
+    check_commands(document.read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize(
+    "bad", ["`scripts/soke.py`", "scripts/maintenance/soak.py \\\n  --upgrades=3"]
+)
+def test_bad_commands_are_refused(bad):
+    with pytest.raises(AssertionError, match="scripts/"):
+        check_commands(bad)
 
 
 def test_table_of_calls_is_the_public_surface():

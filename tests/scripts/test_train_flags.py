@@ -20,11 +20,13 @@ from programs import ROOT, SCRIPTS, in_own_process
 HOSTS = ["--ps_hosts=a:1,b:2", "--worker_hosts=c:3,[::1]:65535"]
 BAD_FLAGS = [
     (["--decay=2"], "--decay=2"),
+    (["--decay=nan"], "--decay=nan"),
     (["--center_loss_weight=inf"], "--center_loss_weight=inf"),
     (["--updater=mean"], "--updater=mean: .*exponential.*cumulative.*wen.*none"),
     (["--batch_size=0"], "--batch_size=0"),
     (["--batch_size=41"], "--batch_size=41: expected at most 40"),
     (["--train_steps=abc"], "--train_steps=abc"),
+    (["--embed_dims=0"], "--embed_dims=0"),
     (["--seed=-1"], "--seed=-1"),
     (["--model_dir="], "--model_dir=: expected"),
     (["--model_dir=run[1]"], r"--model_dir=run\[1\]: expected a path without"),
@@ -43,6 +45,7 @@ BAD_FLAGS = [
     ([HOSTS[1], "--job_name=worker"], r"ps_hosts=\[\].*: expected none of them, or two lists"),
     ([*HOSTS, "--job_name=ps", "--task_index=2"], "task_index=2: .*the place of this process"),
     (["--ps_hosts=a:1,b", HOSTS[1], "--job_name=ps"], "--ps_hosts=.*expected host:port"),
+    (["--ps_hosts=a:0", HOSTS[1], "--job_name=ps"], "--ps_hosts=.*expected host:port"),
     (["--ps_hosts=http://a:1", HOSTS[1], "--job_name=ps"], "--ps_hosts=.*expected host:port"),
     (["--ps_hosts=a:1,a:1", HOSTS[1], "--job_name=ps"], "'a:1', 'a:1'.*without repeats"),
     ([HOSTS[0], "--worker_hosts=c:3,b:2", "--job_name=ps"], "'c:3', 'b:2'.*without repeats"),

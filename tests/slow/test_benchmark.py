@@ -26,3 +26,16 @@ def test_figures_and_their_table(start, tmp_path):
     tables = [["C / D / B", "---", *sizes, "geometric mean"] for sizes in tables]
     found = [line.split("|")[1].strip() for line in output.splitlines() if "|" in line]
     assert found == sum(tables, [])
+
+
+def test_bad_input(start, tmp_path):
+    for bad, named in (
+        ("--sizes=5/0/2", "--sizes"),
+        ("--sizes=5/2", "--sizes"),
+        (f"--json={tmp_path}/nowhere/x.json", "nowhere"),
+        (f"--table={tmp_path}/none.json", "none.json"),
+        ("stray", "stray"),
+    ):
+        run = start(SCRIPT, "--runs=5", bad, apart=True)
+        assert run.end(2) == ""
+        assert named in run.errors.strip().splitlines()[-1]
